@@ -1,0 +1,87 @@
+"""Plan: how a job runs, never what it computes. Plain data, written to the run, executed as written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from modelwright.base.errors import ModelwrightError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a plan is expected to cost, from a measurement or a model of it.
+
+    Attributes:
+        step_seconds: seconds of one step.
+        step_seconds_low, step_seconds_high: the interval in which it should fall.
+        peak_bytes: peak memory of one worker.
+        samples_per_second: samples of all workers together.
+        source: where the numbers come from, such as ``measured: 4 steps of the real loop``.
+    """
+
+    step_seconds: float
+    step_seconds_low: float
+    step_seconds_high: float
+    peak_bytes: int
+    samples_per_second: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a job runs.
+
+    Attributes:
+        workers: processes that train together.
+        threads: CPU threads of each worker.
+        device: ``cpu`` or ``cuda``.
+        layout: sizes of the mesh axes; their product is ``workers``.
+        exchange: how updates travel between replicas.
+        micro_batch: samples of one forward and backward on one worker.
+        precision: ``fp32`` or ``bf16``.
+        attention: attention kernel, ``sdpa`` or ``explicit``; ``None`` where the model offers no choice.
+        steps: optimizer updates in all; a time budget is turned into it once.
+        prediction: what it should cost, if known.
+        number: 1 for the first plan of a run, one more with each revision.
+        reasons: why each value was chosen, by field name.
+    """
+
+    workers: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    layout: dict[str, int] = field(default_factory=lambda: {"replicate": 1})
+    exchange: str = "all-reduce"
+    micro_batch: int
+    precision: str = "fp32"
+    attention: str | None = None
+    steps: int
+    prediction: Prediction | None = None
+    number: int = 1
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON-ready values."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """The plan back from :meth:`to_json`.
+
+        Raises:
+            ModelwrightError: written by a newer version, or not a plan.
+        """
+        values = dict(values)
+        if values.pop("format", 0) > FORMAT:
+            raise ModelwrightError(
+                "this plan was written by a newer modelwright",
+                remedy="upgrade: pip install -U modelwright",
+            )
+        known = {entry.name for entry in fields(cls)}
+        if unknown := set(values) - known:
+            raise ModelwrightError(f"not a plan: unknown fields {sorted(unknown)}")
+        if values.get("prediction"):
+            values["prediction"] = Prediction(**values["prediction"])
+        return cls(**values)
