@@ -1,0 +1,138 @@
+"""Data: where samples come from, in which order, and how they reach a step.
+
+A data technique is a frozen dataclass that prepares its files once and opens them as :class:`Splits`. Data
+sets are map-style; which sample comes when is decided by :class:`modelwright.data.order.Order`, never by
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from modelwright.base.choice import Family
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Batch = dict[str, Tensor]
+    Positions = Sequence[int] | np.ndarray[Any, Any]
+    Tokens = np.ndarray[Any, Any]
+
+DATA = Family(
+    "data",
+    {
+        "python-stdlib": "modelwright.data.python_stdlib:PythonStdlib",
+        "text-files": "modelwright.data.text_files:TextFiles",
+        "npy": "modelwright.data.npy:NpyArrays",
+        "sklearn": "modelwright.data.sklearn_sets:SklearnSet",
+    },
+)
+
+TOKENIZERS = Family(
+    "tokenizer",
+    {
+        "byte": "modelwright.data.byte:Byte",
+        "bpe": "modelwright.data.bpe:Bpe",
+    },
+)
+
+
+class Dataset(Protocol):
+    """A map-style data set.
+
+    Besides its length it has ``__getitems__(positions) -> Batch`` (a whole batch in one read; ours all do) or
+    ``__getitem__(index)`` -> a dict of tensors, arrays or numbers, a tuple ``(inputs, targets)``, or a
+    tensor. Read either kind with :func:`modelwright.data.batches.read`.
+    """
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+
+class Documents(Protocol):
+    """Named texts, read one by one when iterated."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        """Pairs of a name and the bytes behind it."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Bytes to tokens and back, without loss: ``decode(encode(text)) == text`` for any bytes."""
+
+    vocabulary: int
+    """How many tokens there are, special ones included."""
+
+    end_of_text: int
+    """The token between documents. It stands for no bytes and no text encodes to it."""
+
+    def encode(self, text: bytes) -> Tokens:
+        """The tokens of ``text``, int64 ``[tokens]``; none of them special."""
+        ...
+
+    def decode(self, tokens: Iterable[int]) -> bytes:
+        """The bytes of ``tokens``; special ones give none."""
+        ...
+
+    def token_bytes(self) -> Tokens:
+        """How many bytes each token stands for, int64 ``[vocabulary]``; 0 for special ones."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what :meth:`TokenizerTechnique.load` reads."""
+        ...
+
+
+class TokenizerTechnique(Protocol):
+    """The configuration of a tokenizer."""
+
+    def train(self, texts: Iterable[bytes]) -> Tokenizer:
+        """A tokenizer for texts like these; equal texts in equal order give an equal one."""
+        ...
+
+    def load(self, folder: Path) -> Tokenizer:
+        """The tokenizer that was saved in ``folder``."""
+        ...
+
+
+class DataTechnique(Protocol):
+    """The configuration of a source of data."""
+
+    def prepare(self, cache: Path) -> Path:
+        """Write, once, what :meth:`open` needs to a folder under ``cache``; returns that folder.
+
+        May be called again, by several processes at once, and after one was killed half-way.
+        """
+        ...
+
+    def open(self, folder: Path) -> Splits:
+        """Open what :meth:`prepare` wrote; cheap, nothing is read that is not asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Data ready to be used.
+
+    Attributes:
+        train: samples to learn from.
+        held_out: samples to judge by, if there are any.
+        facts: numbers a model needs, such as ``vocabulary``, ``features``, ``classes``.
+        tokenizer: what made the tokens, for text.
+        documents: the held-out texts as they were, as a yardstick for compressors.
+    """
+
+    train: Dataset
+    held_out: Dataset | None = None
+    facts: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    documents: Documents | None = None

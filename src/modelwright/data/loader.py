@@ -1,0 +1,134 @@
+"""Loader: the micro-batches of each step, read ahead by one thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.data import Dataset
+from modelwright.data.batches import read
+from modelwright.data.order import Order
+
+if TYPE_CHECKING:
+    from modelwright.data import Batch
+
+_AHEAD = 2
+
+
+class Loader:
+    """The samples of one rank, step by step: an iterable of lists of micro-batches.
+
+    Step ``s`` takes the positions ``[position + s * batch, position + (s + 1) * batch)`` of the order, and
+    this rank the slice ``part`` of them. One batched read per step, in a thread that is up to two steps
+    ahead and ends with the iteration, however that ends.
+
+    Args:
+        dataset: where samples come from.
+        order: which sample is at which position.
+        batch: samples of one step over all ranks.
+        part: this rank's slice ``(begin, end)`` of them; may be empty.
+        micro_batch: samples of one micro-batch, at most.
+        position: where to begin.
+        steps: how many steps.
+        pin: copy to pinned memory, from which an accelerator reads without waiting.
+
+    Raises:
+        ModelwrightError: the slice or a size makes no sense; while iterating, the data set failed.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        order: Order,
+        *,
+        batch: int,
+        part: tuple[int, int] | None = None,
+        micro_batch: int,
+        position: int = 0,
+        steps: int,
+        pin: bool = False,
+    ) -> None:
+        self._begin, self._end = (0, batch) if part is None else part
+        if not 0 <= self._begin <= self._end <= batch:
+            raise ModelwrightError(f"{part} is no part of a batch of {batch} samples")
+        if batch < 1 or micro_batch < 1:
+            raise ModelwrightError(f"batch ({batch}) and micro-batch ({micro_batch}) take at least one sample")
+        self._dataset, self._order = dataset, order
+        self._batch, self._micro_batch = batch, micro_batch
+        self._position, self._steps, self._pin = position, steps, pin
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """The micro-batches of each step, in order."""
+        ahead = _ReadAhead(self)
+        try:
+            for _ in range(self._steps):
+                yield ahead.next()
+        finally:
+            ahead.close()
+
+    def step(self, number: int) -> list[Batch]:
+        """The micro-batches of step ``number``, counted from 0, read now."""
+        count = self._end - self._begin
+        if count == 0:
+            return []
+        first = self._position + number * self._batch + self._begin
+        try:
+            batch = read(self._dataset, self._order(np.arange(first, first + count)))
+        except Exception as error:
+            raise _placed(error, f"positions {first} to {first + count - 1} of the order") from error
+        if self._pin:
+            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        return [
+            {name: tensor[start : start + self._micro_batch] for name, tensor in batch.items()}
+            for start in range(0, count, self._micro_batch)
+        ]
+
+
+class _ReadAhead:
+    """The thread behind one iteration. ``_free`` counts places in the queue, so nobody polls."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._read: SimpleQueue[list[Batch] | Exception] = SimpleQueue()
+        self._free = threading.Semaphore(_AHEAD)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="modelwright-loader", daemon=True)
+        self._thread.start()
+
+    def next(self) -> list[Batch]:
+        batches = self._read.get()
+        self._free.release()
+        if isinstance(batches, Exception):
+            raise batches
+        return batches
+
+    def close(self) -> None:
+        self._closed = True
+        self._free.release()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for number in range(len(self._loader)):
+            self._free.acquire()
+            if self._closed:
+                return
+            try:
+                self._read.put(self._loader.step(number))
+            except Exception as error:
+                self._read.put(error)
+                return
+
+
+def _placed(error: Exception, place: str) -> ModelwrightError:
+    if not isinstance(error, ModelwrightError):
+        return ModelwrightError(f"reading data failed: {type(error).__name__}: {error}", where=place)
+    where = f"{error.where}, {place}" if error.where else place
+    return ModelwrightError(error.what, where=where, remedy=error.remedy)

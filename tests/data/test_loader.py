@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.data.loader import Loader
+from modelwright.data.memory import InMemory
+from modelwright.data.order import Order
+
+LENGTH = 23
+NUMBERS = InMemory({"inputs": torch.arange(LENGTH)})
+ORDER = Order(LENGTH, seed=5)
+
+
+def _loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "modelwright-loader"]
+
+
+@given(
+    batch=st.integers(1, 12),
+    ranks=st.integers(1, 4),
+    micro_batch=st.integers(1, 12),
+    position=st.integers(0, 60),
+    steps=st.integers(0, 5),
+)
+def test_ranks_together_read_the_order(batch: int, ranks: int, micro_batch: int, position: int, steps: int) -> None:
+    loaders = [
+        Loader(
+            NUMBERS,
+            ORDER,
+            batch=batch,
+            part=(rank * batch // ranks, (rank + 1) * batch // ranks),
+            micro_batch=micro_batch,
+            position=position,
+            steps=steps,
+        )
+        for rank in range(ranks)
+    ]
+    read: list[int] = []
+    for step in zip(*loaders, strict=True):
+        for micro_batches in step:
+            sizes = [len(each["inputs"]) for each in micro_batches]
+            assert all(size == micro_batch for size in sizes[:-1])
+            assert all(0 < size <= micro_batch for size in sizes)
+            read += [index for each in micro_batches for index in each["inputs"].tolist()]
+    assert read == ORDER(np.arange(position, position + batch * steps)).tolist()
+
+
+def test_one_read_per_step() -> None:
+    class Counted(InMemory):
+        reads = 0
+
+        def __getitems__(self, positions: Any) -> Any:
+            self.reads += 1
+            return super().__getitems__(positions)
+
+    dataset = Counted({"inputs": torch.arange(LENGTH)})
+    assert len(list(Loader(dataset, ORDER, batch=8, micro_batch=2, steps=3))) == 3
+    assert dataset.reads == 3
+
+
+def test_an_empty_part_reads_nothing() -> None:
+    assert list(Loader(NUMBERS, ORDER, batch=4, part=(2, 2), micro_batch=1, steps=2)) == [[], []]
+
+
+def test_reading_runs_ahead_but_not_away() -> None:
+    taken: list[int] = []
+
+    class Noted(InMemory):
+        def __getitems__(self, positions: Any) -> Any:
+            taken.append(len(positions))
+            return super().__getitems__(positions)
+
+    steps = iter(Loader(Noted({"inputs": torch.arange(LENGTH)}), ORDER, batch=4, micro_batch=4, steps=50))
+    next(steps)
+    deadline = time.monotonic() + 5
+    while len(taken) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert len(taken) == 3  # the one in use, and two ahead
+    steps.close()  # type: ignore[attr-defined]
+
+
+def test_no_thread_is_left() -> None:
+    list(Loader(NUMBERS, ORDER, batch=4, micro_batch=4, steps=3))
+    assert not _loader_threads()
+    started = time.monotonic()
+    steps = iter(Loader(NUMBERS, ORDER, batch=4, micro_batch=4, steps=10**9))
+    next(steps)
+    assert _loader_threads()
+    steps.close()  # type: ignore[attr-defined]
+    assert not _loader_threads()
+    assert time.monotonic() - started < 1
+
+
+def test_failures_reach_the_consumer_with_their_place() -> None:
+    class Broken:
+        def __len__(self) -> int:
+            return LENGTH
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            if index == 7:
+                raise ValueError("bad record")
+            return torch.tensor(index)
+
+    position = int(np.flatnonzero(ORDER(np.arange(LENGTH)) == 7)[0])
+    steps = Loader(Broken(), ORDER, batch=1, micro_batch=1, steps=LENGTH)
+    with pytest.raises(ModelwrightError, match="ValueError: bad record") as caught:
+        for number, _ in enumerate(steps):
+            assert number < position
+    assert caught.value.where == f"sample 7, positions {position} to {position} of the order"
+    assert not _loader_threads()
+
+
+@pytest.mark.parametrize(
+    ("batch", "part", "micro_batch"), [(4, (0, 5), 1), (4, (3, 2), 1), (4, (0, 4), 0), (0, (0, 0), 1)]
+)
+def test_impossible_sizes_are_refused(batch: int, part: tuple[int, int], micro_batch: int) -> None:
+    with pytest.raises(ModelwrightError):
+        Loader(NUMBERS, ORDER, batch=batch, part=part, micro_batch=micro_batch, steps=1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_are_pinned() -> None:
+    loader = Loader(NUMBERS, ORDER, batch=4, micro_batch=2, steps=1, pin=True)
+    assert all(each["inputs"].is_pinned() for step in loader for each in step)

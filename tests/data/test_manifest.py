@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.data.manifest import NAME, read_manifest, verify, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.bin").write_bytes(b"abcd")
+    (tmp_path / "b.bin").write_bytes(b"")
+    write_manifest(tmp_path, {"tokens": 4})
+    return tmp_path
+
+
+def test_sound_folders_pass(folder: Path) -> None:
+    verify(folder)
+    manifest = read_manifest(folder)
+    assert (manifest["format"], manifest["tokens"]) == (1, 4)
+    assert manifest["files"]["a.bin"] == {"bytes": 4, "sha256": hashlib.sha256(b"abcd").hexdigest()}
+
+
+@pytest.mark.parametrize(("content", "what"), [(None, "missing"), (b"abc", "has 3 bytes and was written with 4")])
+def test_missing_and_cut_files_are_seen_on_opening(folder: Path, content: bytes | None, what: str) -> None:
+    path = folder / "a.bin"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelwrightError, match=what) as caught:
+        read_manifest(folder)
+    assert caught.value.where == str(path)
+    assert f"remove the folder {folder}" in caught.value.remedy
+
+
+def test_altered_files_are_seen_by_verify_only(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(b"abcX")
+    read_manifest(folder)
+    with pytest.raises(ModelwrightError, match="altered") as caught:
+        verify(folder)
+    assert caught.value.where == str(folder / "a.bin")
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"format": 1}', '{"format": "x", "files": {}}'])
+def test_damaged_manifests_are_named(folder: Path, text: str | None) -> None:
+    (folder / NAME).unlink()
+    if text is not None:
+        (folder / NAME).write_text(text, encoding="utf-8")
+    with pytest.raises(ModelwrightError, match="manifest is missing or damaged"):
+        read_manifest(folder)
+
+
+def test_newer_manifests_ask_for_an_upgrade(folder: Path) -> None:
+    (folder / NAME).write_text(json.dumps({"format": 99, "files": {}}), encoding="utf-8")
+    with pytest.raises(ModelwrightError, match="newer modelwright"):
+        read_manifest(folder)
