@@ -1,0 +1,175 @@
+"""A decoder-only transformer in the common modern form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.models.attention import Attention, rotations
+
+INITIAL_DEVIATION = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT:
+    """A language model: tokens ``[batch, time]`` -> logits ``[batch, time, vocabulary]``.
+
+    Sources: GPT-2 (Radford et al. 2019) for the initialisation, where weights that write into the residual
+    stream shrink with depth; LLaMA (Touvron et al. 2023, arXiv:2302.13971) for the block; SwiGLU from Shazeer
+    2020 (arXiv:2002.05202).
+
+    Attributes:
+        vocabulary: number of different tokens; ``None``: that of the data.
+        layers: number of blocks.
+        width: width of the residual stream.
+        heads: attention heads; divides ``width``, and ``width / heads`` is even.
+        kv_heads: heads of key and value, each shared by ``heads / kv_heads`` query heads; ``None``:
+            ``heads``.
+        hidden: width inside the feed-forward; ``None``: ``4 * width`` for gelu, and for swiglu, which has a
+            third matrix, two thirds of that, rounded up to a multiple of 32.
+        activation: ``swiglu`` or ``gelu``.
+        tied_embeddings: the head uses the embedding's weight.
+        qk_norm: normalise query and key per head: steadier at high learning rates, a quarter slower on
+            CPU.
+        dropout: dropout of the embedding and of what each block adds to the residual stream.
+        rope_base: base of the rotary frequencies; larger for longer contexts.
+    """
+
+    vocabulary: int | None = None
+    layers: int = 4
+    width: int = 192
+    heads: int = 6
+    kv_heads: int | None = None
+    hidden: int | None = None
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    tied_embeddings: bool = True
+    qk_norm: bool = False
+    dropout: float = 0.0
+    rope_base: float = 10000.0
+
+    def __post_init__(self) -> None:
+        self._check_sizes()
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ModelwrightError(
+                f"gpt: width {self.width} must be an even multiple of heads {self.heads}",
+                remedy=f"for example width {max(1, round(self.width / self.heads / 2)) * self.heads * 2}",
+            )
+        if self.heads % (self.kv_heads or self.heads):
+            raise ModelwrightError(f"gpt: kv_heads {self.kv_heads} must divide heads {self.heads}")
+        if self.activation not in ("swiglu", "gelu"):
+            raise ModelwrightError(f"gpt: activation is swiglu or gelu, not {self.activation!r}")
+        if not 0 <= self.dropout < 1:
+            raise ModelwrightError(f"gpt: dropout is at least 0 and below 1, not {self.dropout}")
+        if self.rope_base <= 1:
+            raise ModelwrightError(f"gpt: rope_base is above 1, not {self.rope_base}")
+
+    def build(self) -> GPTModule:
+        """The module, with new weights.
+
+        Raises:
+            ModelwrightError: the size of the vocabulary is still open.
+        """
+        if self.vocabulary is None:
+            raise ModelwrightError(
+                "gpt: the size of the vocabulary is not known",
+                remedy="set model.vocabulary, or use data that has a tokenizer",
+            )
+        return GPTModule(self, self.vocabulary)
+
+    def _check_sizes(self) -> None:
+        for name in ("vocabulary", "layers", "width", "heads", "kv_heads", "hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ModelwrightError(f"gpt: {name} is at least 1, not {value}")
+
+
+class GPTModule(nn.Module):
+    """``head(features(inputs))``; see :class:`GPT`."""
+
+    def __init__(self, config: GPT, vocabulary: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.head = nn.Linear(config.width, vocabulary, bias=False)
+        if config.tied_embeddings:
+            self.head.weight = self.embedding.weight
+        self._initialise()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Tokens ``[batch, time]`` -> logits ``[batch, time, vocabulary]``."""
+        return self.head(self.features(inputs))  # type: ignore[no-any-return]
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Tokens ``[batch, time]`` -> what the head reads ``[batch, time, width]``."""
+        x = self.dropout(self.embedding(inputs))
+        head_width = self.config.width // self.config.heads
+        rotation = rotations(inputs.size(1), head_width, self.config.rope_base, like=x)
+        for block in self.blocks:
+            x = block(x, rotation)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue
+            writes = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+            shrink = (2 * self.config.layers) ** -0.5 if writes else 1.0
+            nn.init.normal_(parameter, std=INITIAL_DEVIATION * shrink)
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each added to the residual stream ``[batch, time, width]``."""
+
+    def __init__(self, config: GPT) -> None:
+        super().__init__()
+        kv_heads = config.kv_heads or config.heads
+        self.attention_norm = nn.RMSNorm(config.width)
+        self.attention = Attention(config.width, config.heads, kv_heads, qk_norm=config.qk_norm)
+        self.feed_forward_norm = nn.RMSNorm(config.width)
+        self.feed_forward = _feed_forward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """``x [batch, time, width]`` -> the same shape."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [..., width]`` -> the same shape."""
+        return self.down(functional.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+
+
+class GELU(nn.Module):
+    """``down(gelu(up(x)))``."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [..., width]`` -> the same shape."""
+        return self.down(functional.gelu(self.up(x)))  # type: ignore[no-any-return]
+
+
+def _feed_forward(config: GPT) -> nn.Module:
+    if config.activation == "gelu":
+        return GELU(config.width, config.hidden or 4 * config.width)
+    return SwiGLU(config.width, config.hidden or -(-8 * config.width // 96) * 32)

@@ -1,0 +1,219 @@
+"""Models that any process can rebuild: an import path with arguments, and weights in a safetensors file."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from modelwright.base.choice import import_path
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.files import replacing
+
+FORMAT = 1
+_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a model comes from; unlike a module in memory it can be sent to other processes as plain text.
+
+    Attributes:
+        factory: ``package.module:name`` of a class or function that returns a module.
+        arguments: keyword arguments of the factory; JSON-ready values.
+        weights: a safetensors file to load, or ``None`` for the factory's own initial weights.
+    """
+
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+
+    def build(self) -> nn.Module:
+        """Call the factory and load the weights.
+
+        Raises:
+            ModelwrightError: the import, the arguments, the factory or the weights do not fit.
+        """
+        model = self._call()
+        if not isinstance(model, nn.Module):
+            raise ModelwrightError(
+                f"the factory returned a {type(model).__name__}, not a torch.nn.Module", where=self.factory
+            )
+        if self.weights is not None:
+            load_weights(model, Path(self.weights))
+        return model
+
+    def _call(self) -> object:
+        factory = import_path(self.factory)
+        try:
+            inspect.signature(factory).bind(**self.arguments)
+        except TypeError as error:
+            raise ModelwrightError(f"the arguments do not fit the factory: {error}", where=self.factory) from error
+        except ValueError:
+            pass  # a built-in without a signature: the call itself will tell
+        try:
+            return factory(**self.arguments)
+        except ModelwrightError:
+            raise
+        except Exception as error:
+            raise ModelwrightError(
+                f"the factory failed: {type(error).__name__}: {error}", where=self.factory
+            ) from error
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the parameters and persistent buffers of ``model`` to a safetensors file, atomically.
+
+    A tensor with several names (tied weights) is written once; the file's metadata lists its other names.
+
+    Raises:
+        ModelwrightError: the file cannot be written, or the model is on the meta device.
+    """
+    state = _tensors(model)
+    if any(tensor.is_meta for tensor in state.values()):
+        raise ModelwrightError("the model has no weights yet: it is on the meta device", where=str(path))
+    twins = _twins(state)
+    kept = {name: tensor.contiguous() for name, tensor in state.items() if name not in twins}
+    metadata = {"format": str(FORMAT), "tied": json.dumps(twins)}
+    with replacing(path) as temporary:
+        try:
+            save_file(_unshared(kept), temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise ModelwrightError(f"cannot write: {error}", where=str(path)) from error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Copy the tensors of a safetensors file into ``model``, which keeps its devices and dtypes.
+
+    Raises:
+        ModelwrightError: no such file, no safetensors, written by a newer version, or names or shapes that
+            differ.
+    """
+    saved = read_weights(path)
+    own = _tensors(model)
+    # A file by others may name a tied weight once; its twin is then not missing.
+    for name, first in _twins(own).items():
+        if name not in saved and first in saved:
+            saved[name] = saved[first]
+    _compare(own, saved, path)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name; tied ones under each of their names.
+
+    Raises:
+        ModelwrightError: no such file, no safetensors, or written by a newer version.
+    """
+    if not path.is_file():
+        raise ModelwrightError("the file does not exist", where=str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names: list[str] = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ModelwrightError(f"the file is not safetensors: {error}", where=str(path)) from error
+    # Files by others say "pt" here.
+    if metadata.get("format", "").isdigit() and int(metadata["format"]) > FORMAT:
+        raise ModelwrightError(
+            "these weights were written by a newer modelwright",
+            where=str(path),
+            remedy="upgrade: pip install -U modelwright",
+        )
+    for name, first in json.loads(metadata.get("tied", "{}")).items():
+        tensors[name] = tensors[first]
+    return tensors
+
+
+def materialise(model: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
+    """Give a model on the meta device uninitialised memory on ``device``, keeping its ties.
+
+    Raises:
+        ModelwrightError: a non-persistent buffer is on the meta device: no file could fill it.
+    """
+    persistent = model.state_dict().keys()
+    lost = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in persistent]
+    if lost:
+        raise ModelwrightError(
+            f"the buffers {', '.join(lost)} have no values on the meta device and are not saved",
+            where=type(model).__name__,
+            remedy="build the model on a real device, or compute these buffers in forward",
+        )
+    names: dict[nn.Parameter, str] = {parameter: name for name, parameter in model.named_parameters()}
+    shared = {
+        name: names[parameter]
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if names[parameter] != name
+    }
+    model.to_empty(device=device)
+    for name, first in shared.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+    return model
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _twins(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names that are the very same memory as an earlier name -> that earlier name."""
+    first: dict[tuple[object, ...], str] = {}
+    twins = {}
+    for name, tensor in state.items():
+        if tensor.is_meta or tensor.numel() == 0:
+            continue
+        view = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if first.setdefault(view, name) != name:
+            twins[name] = first[view]
+    return twins
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy what shares memory without being the same tensor: safetensors refuses such views."""
+    seen: set[tuple[torch.device, int]] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        storage = (tensor.device, tensor.untyped_storage().data_ptr())
+        result[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return result
+
+
+def _compare(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path) -> None:
+    mistakes = [
+        *_listed("missing in the file", sorted(own.keys() - saved.keys())),
+        *_listed("unknown to the model", sorted(saved.keys() - own.keys())),
+        *_listed(
+            "of another shape",
+            [
+                f"{name} (file {list(saved[name].shape)}, model {list(tensor.shape)})"
+                for name, tensor in own.items()
+                if name in saved and saved[name].shape != tensor.shape
+            ],
+        ),
+    ]
+    if mistakes:
+        raise ModelwrightError(
+            f"the weights do not fit the model: {'; '.join(mistakes)}",
+            where=str(path),
+            remedy="build the model with the same settings as the one that was saved",
+        )
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{what}: {', '.join(names[:_SHOWN])}{more}"]

@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from modelwright.testing.models import ModelContract
+
+
+class TestModels(ModelContract):
+    pass
