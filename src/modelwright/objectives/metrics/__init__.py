@@ -1,0 +1,1 @@
+"""Metrics, one file each; they are listed in ``modelwright.objectives.METRICS``."""
