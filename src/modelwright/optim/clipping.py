@@ -1,0 +1,46 @@
+"""Clip gradients by their global norm, without waiting for the device."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def global_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """The Euclidean norm of all numbers of all ``gradients``, 0-dim, on the device of the first.
+
+    Computed in float64 where a gradient is float64, else in float32, also for bfloat16 gradients; zero for
+    none.
+    """
+    listed = list(gradients)
+    if not listed:
+        return torch.zeros(())
+    wide = torch.float64 if any(g.dtype == torch.float64 for g in listed) else torch.float32
+    parts: list[Tensor] = []
+    for members in _alike(listed):
+        parts += torch._foreach_norm(members, 2, dtype=wide)
+    norms = torch.stack([part.to(listed[0].device) for part in parts])
+    norm: Tensor = torch.linalg.vector_norm(norms)
+    return norm
+
+
+def clip_(gradients: Iterable[Tensor], norm: Tensor, maximum: float) -> None:
+    """Scale ``gradients`` in place so that their norm, given as ``norm``, is at most ``maximum``.
+
+    A smaller norm leaves every bit as it is. Of an infinite or undefined norm nothing good can be made: the
+    gradients then become NaN or zero, and the caller's guard, which reads ``norm``, drops the step.
+    """
+    factor = maximum / norm.clamp(min=maximum)
+    for members in _alike(list(gradients)):
+        torch._foreach_mul_(members, factor.to(members[0].device))
+
+
+def _alike(tensors: list[Tensor]) -> Iterable[list[Tensor]]:
+    """``tensors`` by device and dtype: the multi-tensor kernels need them alike to be fast."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.device, tensor.dtype].append(tensor)
+    return groups.values()

@@ -1,0 +1,41 @@
+"""A learning rate that falls along a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelwright.optim.schedules.shape import (
+    check_position,
+    check_shape,
+    progress,
+    warmup_factor,
+    warmup_steps,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """From 1 to ``floor`` along a line, after a warm-up.
+
+    The last step has the factor ``floor`` exactly, and so has any step after it, unless it belongs to
+    the warm-up; the only step of a run has 1.
+
+    Attributes:
+        warmup: steps of the warm-up, or, below 1, their fraction of all steps. With ``n`` of them the factor
+            rises from ``1 / n`` at the first step to 1 at the ``n``-th; a budget that is shorter cuts it off.
+        floor: the final factor.
+    """
+
+    warmup: float = 0.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_shape("linear", warmup=self.warmup, floor=self.floor)
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor of the update number ``step`` (from 0) of ``total``."""
+        check_position(step, total)
+        steps = warmup_steps(self.warmup, total)
+        if step < steps:
+            return warmup_factor(step, steps)
+        return self.floor + (1 - self.floor) * (1 - progress(step, total, steps))

@@ -1,0 +1,47 @@
+"""What the schedules share: the warm-up, and how far the rest has come."""
+
+from __future__ import annotations
+
+from modelwright.base.errors import ModelwrightError
+
+
+def warmup_steps(warmup: float, total: int) -> int:
+    """Steps of warm-up: ``warmup`` itself from 1 up, below 1 that fraction of ``total``, rounded."""
+    return round(warmup if warmup >= 1 else warmup * total)
+
+
+def warmup_factor(step: int, steps: int) -> float:
+    """From ``1 / steps`` at step 0, so that the first step does something, to 1 from ``steps - 1`` on."""
+    return min(1.0, (step + 1) / max(1, steps))
+
+
+def progress(step: int, total: int, steps: int) -> float:
+    """How far ``step`` is from the end of a warm-up of ``steps`` (0) to the last step, ``total - 1`` (1)."""
+    top = max(steps - 1, 0)
+    if step <= top:
+        return 0.0
+    return min(1.0, (step - top) / (total - 1 - top)) if total - 1 > top else 1.0
+
+
+def check_position(step: int, total: int) -> None:
+    """Refuse a position that is none.
+
+    Raises:
+        ModelwrightError: ``step`` below 0, or no steps at all.
+    """
+    if step < 0 or total < 1:
+        raise ModelwrightError(f"a schedule needs step >= 0 and total >= 1, not {step=}, {total=}")
+
+
+def check_shape(technique: str, *, warmup: float, floor: float = 0.0) -> None:
+    """Refuse values out of range.
+
+    Raises:
+        ModelwrightError: naming the value.
+    """
+    if not warmup >= 0 or (warmup >= 1 and warmup != round(warmup)):
+        raise ModelwrightError(
+            f"{technique}: warmup is a fraction of the steps, below 1, or a number of steps, not {warmup}"
+        )
+    if not 0 <= floor <= 1:
+        raise ModelwrightError(f"{technique}: floor is between 0 and 1, not {floor}")

@@ -1,0 +1,155 @@
+"""Optimizer state as named tensors: ``PARAMETER/KEY``, for files without pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelwright.base.errors import ModelwrightError, nearest
+from modelwright.base.events import emit
+from modelwright.optim import Optimizer
+from modelwright.optim.joined import Joined
+
+_NUMBERS = {"int": int, "float": float}
+# What torch's optimizers read back. State of another optimizer would lie there unread, so it is refused.
+_KEYS: dict[type, set[str]] = {
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.Muon: {"momentum_buffer"},
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"},
+}
+
+
+def optimizer_state(optimizer: Optimizer, names: Mapping[Any, str]) -> dict[str, Tensor]:
+    """The state of ``optimizer`` as ``{"PARAMETER/KEY": tensor}``; the very tensors, not copies.
+
+    Python numbers become 0-dim tensors whose key ends in ``:int`` or ``:float``. A parameter without state,
+    because it has had no gradient yet, has no entry.
+
+    Args:
+        optimizer: of which to take the state.
+        names: logical name of each parameter.
+
+    Raises:
+        ModelwrightError: state that is neither tensor nor number, or a parameter without a name.
+    """
+    tensors = {}
+    for parameter, values in optimizer.state.items():
+        name = _name(names, parameter)
+        for key, value in values.items():
+            if value is not None:
+                suffix, tensor = _as_tensor(value, f"{name}/{key}")
+                tensors[f"{name}/{key}{suffix}"] = tensor
+    return tensors
+
+
+def load_optimizer_state(optimizer: Optimizer, names: Mapping[Any, str], tensors: Mapping[str, Tensor]) -> None:
+    """Replace the state of ``optimizer`` by what :func:`optimizer_state` returned.
+
+    Works before the first step too. Values are copied to the device of their parameter and keep their dtype.
+    Parameters without saved state begin anew, and an event names them.
+
+    Raises:
+        ModelwrightError: state of parameters that are not the optimizer's, of another shape or optimizer.
+    """
+    saved = _by_parameter(tensors)
+    owners = {_name(names, parameter): (owner, group, parameter) for owner, group, parameter in _owned(optimizer)}
+    if unknown := sorted(saved.keys() - owners.keys()):
+        raise ModelwrightError(
+            f"the saved optimizer state is of parameters that are not trained here: {', '.join(unknown[:8])}",
+            remedy=nearest(unknown[0], owners) or "resume with the model that was saved",
+        )
+    for name, values in saved.items():
+        owner, _, parameter = owners[name]
+        _check(owner, name, parameter, values)
+    for name, (owner, group, parameter) in owners.items():
+        owner.state.pop(parameter, None)
+        if name in saved:
+            owner.state[parameter] = {key: _restored(value, group, parameter) for key, value in saved[name].items()}
+    _tell_missing([name for name in owners if saved and name not in saved])
+
+
+def _owned(optimizer: Optimizer) -> Iterator[tuple[Optimizer, dict[str, Any], Tensor]]:
+    """The optimizer itself, or the part of a joined one, with group and parameter."""
+    for part in optimizer.parts if isinstance(optimizer, Joined) else (optimizer,):
+        for group in part.param_groups:
+            for parameter in group["params"]:
+                yield part, group, parameter
+
+
+def _name(names: Mapping[Any, str], parameter: Tensor) -> str:
+    if parameter not in names:
+        raise ModelwrightError(
+            f"a parameter of shape {list(parameter.shape)} in the optimizer is not in the model",
+            remedy="build the optimizer from the model that is trained",
+        )
+    return names[parameter]
+
+
+def _as_tensor(value: object, where: str) -> tuple[str, Tensor]:
+    if isinstance(value, Tensor):
+        return "", value
+    if type(value) is int:
+        return ":int", torch.tensor(value, dtype=torch.int64)
+    if type(value) is float:
+        return ":float", torch.tensor(value, dtype=torch.float64)
+    raise ModelwrightError(
+        f"the optimizer keeps a {type(value).__name__}, which cannot be saved",
+        where=where,
+        remedy="keep tensors, ints or floats in optimizer.state",
+    )
+
+
+def _by_parameter(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    saved: dict[str, dict[str, Any]] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        key, _, number = key.partition(":")
+        saved.setdefault(name, {})[key] = _NUMBERS[number](tensor.item()) if number else tensor
+    return saved
+
+
+def _check(owner: Optimizer, name: str, parameter: Tensor, values: Mapping[str, Any]) -> None:
+    known = _KEYS.get(type(owner))
+    if known is not None and not values.keys() <= known:
+        raise ModelwrightError(
+            f"the saved state is of another optimizer than {type(owner).__name__}: "
+            f"it has {', '.join(sorted(values.keys() - known))}",
+            where=name,
+            remedy="resume with the optimizer that was saved",
+        )
+    for key, value in values.items():
+        if isinstance(value, Tensor) and not _fits(value.shape, parameter.shape):
+            raise ModelwrightError(
+                f"the saved state has shape {list(value.shape)}, the parameter {list(parameter.shape)}",
+                where=f"{name}/{key}",
+                remedy="resume with the model that was saved",
+            )
+
+
+def _fits(state: torch.Size, parameter: torch.Size) -> bool:
+    """Equal, a scalar, or factored (rows or columns only, as in Adafactor)."""
+    if len(state) == 0:
+        return True
+    pairs = zip(state, parameter, strict=False)
+    return len(state) == len(parameter) and all(size in (1, whole) for size, whole in pairs)
+
+
+def _restored(value: Any, group: Mapping[str, Any], parameter: Tensor) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    # Torch keeps step counters on the CPU, unless a kernel on the device counts.
+    stays = value.dim() == 0 and not (group.get("fused") or group.get("capturable"))
+    return value.detach().to("cpu" if stays else parameter.device, copy=True)
+
+
+def _tell_missing(names: list[str]) -> None:
+    if names:
+        emit(
+            "optimizer-state-partial",
+            f"no optimizer state was saved for {len(names)} parameters; they begin anew",
+            parameters=names,
+        )

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+from modelwright.testing.optimizers import OptimizerContract
+from modelwright.testing.schedules import ScheduleContract
+
+
+class TestOptimizers(OptimizerContract):
+    pass
+
+
+class TestSchedules(ScheduleContract):
+    pass

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.events import Event, listening
+from modelwright.optim.adamw import AdamW
+from modelwright.optim.groups import trainable
+from modelwright.optim.muon import Muon
+from modelwright.optim.sgd import SGD
+from modelwright.optim.state import load_optimizer_state, optimizer_state
+
+
+def names(model: nn.Module) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in model.named_parameters()}
+
+
+def trained(technique: AdamW | SGD | Muon) -> tuple[nn.Module, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = technique.build(model)
+    model(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    return model, optimizer_state(optimizer, names(model))
+
+
+def test_state_is_named_by_parameter_and_goes_through_a_file(tmp_path: Path) -> None:
+    model, state = trained(Muon())
+    assert state.keys() == {
+        "0.weight/momentum_buffer", "1.weight/momentum_buffer",
+        "0.bias/step", "0.bias/exp_avg", "0.bias/exp_avg_sq",
+        "1.bias/step", "1.bias/exp_avg", "1.bias/exp_avg_sq",
+    }  # fmt: skip
+    save_file(state, tmp_path / "state.safetensors")
+    fresh = Muon().build(model)
+    load_optimizer_state(fresh, names(model), load_file(tmp_path / "state.safetensors"))
+    again = optimizer_state(fresh, names(model))
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+
+
+def test_the_loaded_state_is_a_copy() -> None:
+    model, state = trained(AdamW())
+    fresh = AdamW().build(model)
+    load_optimizer_state(fresh, names(model), state)
+    state["0.weight/exp_avg"].fill_(7)
+    assert not optimizer_state(fresh, names(model))["0.weight/exp_avg"].eq(7).any()
+
+
+def test_plain_sgd_has_no_state() -> None:
+    model, state = trained(SGD())
+    assert state == {}
+    load_optimizer_state(SGD().build(model), names(model), state)
+
+
+def test_state_of_another_optimizer_is_refused() -> None:
+    model, state = trained(AdamW())
+    with pytest.raises(ModelwrightError, match="another optimizer than SGD: it has exp_avg"):
+        load_optimizer_state(SGD(momentum=0.9).build(model), names(model), state)
+
+
+def test_state_of_another_model_is_refused() -> None:
+    _, state = trained(AdamW())
+    wide = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    with pytest.raises(ModelwrightError, match=r"shape \[4, 3\], the parameter \[5, 3\]"):
+        load_optimizer_state(AdamW().build(wide), names(wide), state)
+    short = nn.Sequential(nn.Linear(3, 4))
+    with pytest.raises(ModelwrightError, match=r"not trained here: 1\.bias, 1\.weight"):
+        load_optimizer_state(AdamW().build(short), names(short), state)
+
+
+def test_a_parameter_that_is_not_in_the_model_is_refused() -> None:
+    model, _ = trained(AdamW())
+    optimizer = AdamW().build(nn.Linear(2, 2))
+    with pytest.raises(ModelwrightError, match="not in the model"):
+        load_optimizer_state(optimizer, names(model), {})
+
+
+def test_parameters_without_saved_state_are_told() -> None:
+    model, state = trained(AdamW())
+    partial = {name: tensor for name, tensor in state.items() if not name.startswith("1.bias")}
+    events: list[Event] = []
+    with listening(events.append):
+        load_optimizer_state(AdamW().build(model), names(model), partial)
+    assert [event.details for event in events] == [{"parameters": ["1.bias"]}]
+
+
+class Counting(torch.optim.Optimizer):
+    """An optimizer of somebody else's, with Python numbers in its state."""
+
+    def __init__(self, parameters: list[Tensor], extra: object = 0.5) -> None:
+        super().__init__(parameters, {"lr": 1.0})
+        for parameter in parameters:
+            self.state[parameter] = {"calls": 3, "share": extra}
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        pass
+
+
+def test_python_numbers_come_back_as_python_numbers() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    state = optimizer_state(Counting([model.weight]), names(model))
+    fresh = Counting([model.weight])
+    fresh.state.clear()
+    load_optimizer_state(fresh, names(model), state)
+    assert fresh.state[model.weight] == {"calls": 3, "share": 0.5}
+    assert [type(value) for value in fresh.state[model.weight].values()] == [int, float]
+
+
+def test_state_that_needs_pickle_is_refused() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    with pytest.raises(ModelwrightError, match="keeps a list"):
+        optimizer_state(Counting([model.weight], extra=[1]), names(model))
+
+
+def test_trainable_names_tied_parameters_once() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    model[1].weight = model[0].weight
+    assert list(trainable(model)) == ["0.weight", "0.bias", "1.bias"]
