@@ -1,0 +1,83 @@
+"""Parallel: layouts reshape a program over mesh axes, exchanges decide how updates travel between replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from modelwright.base.choice import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from modelwright.base.group import Group
+from modelwright.base.world import Mesh
+
+LAYOUTS = Family("layout", {"replicate": "modelwright.parallel.layouts.replicate:Replicate"})
+EXCHANGES = Family("exchange", {"all-reduce": "modelwright.parallel.exchanges.all_reduce:AllReduce"})
+
+
+class Exchange(Protocol):
+    """The only one to communicate between replicas. Reductions are sums."""
+
+    def attach(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Learn, once, which parameters have replicas elsewhere."""
+
+    def backward(self, last: bool) -> AbstractContextManager[None]:
+        """Surround the backward of a micro-batch; ``last`` says that the step's gradients are then complete."""
+
+    def before_step(self) -> None:
+        """Complete what is open: afterwards every ``.grad`` is the sum over all replicas."""
+
+    def after_step(self) -> None:
+        """Act on the updated parameters (nothing, for synchronous exchanges)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors to be saved with the State (error feedback and the like)."""
+
+
+class Program(Protocol):
+    """A model with its objective, as laid out on this rank."""
+
+    exchange: Exchange
+
+    def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch moved to where the program computes."""
+
+    def counts(self, micro_batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Valid targets of this rank's micro-batches, by term of the objective."""
+
+    def forward_backward(
+        self, micro_batches: Sequence[dict[str, Tensor]], counts: Mapping[str, Tensor], scale: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Gradients of ``scale * sum(coefficient * total / count)``; local totals by term, on the device."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Any:
+        """Outputs, or ``None`` on a rank that does not hold them."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters this rank holds."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by the user's own names."""
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Global 2-norm of the gradients, over the program's own axes."""
+
+    def synchronise(self) -> None:
+        """Make what may differ between replicas (buffers) the same; a collective."""
+
+
+class Layout(Protocol):
+    """Reshapes a program over one axis of the mesh."""
+
+    def apply(self, program: Program, mesh: Mesh) -> Program:
+        """The program as this rank runs it."""
+
+
+class ExchangeTechnique(Protocol):
+    """The configuration of an exchange."""
+
+    def build(self, group: Group) -> Exchange:
+        """The exchange over a group of replicas."""

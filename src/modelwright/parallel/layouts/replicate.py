@@ -1,0 +1,66 @@
+"""Replicate: every rank of the axis holds the whole model and computes its own part of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
+
+from torch import nn
+
+from modelwright.base.events import emit
+from modelwright.base.group import Group
+from modelwright.base.world import Mesh
+from modelwright.parallel import EXCHANGES, ExchangeTechnique
+from modelwright.parallel.exchanges.all_reduce import AllReduce
+from modelwright.parallel.program import LocalProgram
+
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replicate:
+    """Data parallelism: one replica on each rank of the axis.
+
+    Attributes:
+        axis: the axis of the mesh.
+        exchange: how updates travel between the replicas.
+    """
+
+    axis: str = "replicate"
+    exchange: Annotated[object, EXCHANGES] = field(default_factory=AllReduce)
+
+    def apply(self, program: LocalProgram, mesh: Mesh) -> ReplicatedProgram:
+        """Give every replica rank 0's tensors and connect the exchange; a collective."""
+        group = mesh.axis(self.axis)
+        replicated = ReplicatedProgram(program, group)
+        for tensor in program.tensors().values():
+            group.broadcast(tensor)
+        replicated.exchange = cast(ExchangeTechnique, self.exchange).build(group)
+        replicated.exchange.attach(replicated.parameters())
+        _say_what_is_inexact(program.model, group)
+        return replicated
+
+
+class ReplicatedProgram(LocalProgram):
+    """A whole program on each rank of a group."""
+
+    def __init__(self, program: LocalProgram, group: Group) -> None:
+        super().__init__(program.model, program.objective, device=program.device, precision=program.precision)
+        self.group = group
+
+    def synchronise(self) -> None:
+        """Give every replica rank 0's buffers (running statistics differ between ranks)."""
+        for buffer in self.model.buffers():
+            self.group.broadcast(buffer)
+
+
+def _say_what_is_inexact(model: nn.Module, group: Group) -> None:
+    names: list[Any] = [name for name, module in model.named_modules() if isinstance(module, _BATCH_NORM)]
+    if names and group.size > 1:
+        emit(
+            "batch-norm-inexact",
+            f"{len(names)} batch-norm modules compute their statistics per worker, so {group.size} workers do not "
+            "train exactly like one; GroupNorm would",
+            level="warning",
+            modules=names,
+        )
