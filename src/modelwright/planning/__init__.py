@@ -1,0 +1,1 @@
+"""Planning: how to run a job, from measurements of the real loop."""

@@ -1,0 +1,209 @@
+"""Search by measurement: try a few plans in the real loop and keep the fastest that fits.
+
+A coordinate search: precision and attention kernel together, then the number of workers, then the micro-batch;
+each measurement takes about a second, and what was tried is kept as the reason for the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from modelwright.base.cluster import Cluster
+from modelwright.base.errors import ModelwrightError, RunFailed
+from modelwright.base.events import emit
+from modelwright.base.plan import Plan, Prediction
+from modelwright.base.units import bytes_text, seconds_text
+from modelwright.planning.request import PlanRequest
+
+WORTH = 0.97  # A challenger must take less than this part of the champion's time: measurements are noisy.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A plan, measured in the real loop.
+
+    Attributes:
+        step_seconds: median over the measured steps.
+        low, high: fastest and slowest of them.
+        peak_bytes: peak memory of the largest worker.
+        steps: how many were measured.
+    """
+
+    step_seconds: float
+    low: float
+    high: float
+    peak_bytes: int
+    steps: int
+
+
+Measure = Callable[[Plan], Measurement]
+
+
+def choose(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Sequence[str], measure: Measure) -> Plan:
+    """The fastest plan that fits, with its prediction; ``steps`` is left at 1 for the caller to set.
+
+    Args:
+        request: what the user fixed, and what is ``auto``.
+        cluster: where it will run.
+        batch: samples per step over all workers.
+        kernels: attention kernels the model offers; empty where it offers no choice.
+        measure: runs a plan's real loop for a few steps.
+
+    Raises:
+        ModelwrightError: no plan fits in memory, or the request asks for what is not there.
+    """
+    start = default_plan(request, cluster, batch=batch, kernels=kernels)
+    search = _Search(start, cluster, batch, measure)
+    search.consider(_kernel_choices(search.best, request, cluster, kernels))
+    search.consider(_worker_choices(search.best, request, cluster, batch))
+    search.descend(request)
+    return search.result()
+
+
+def default_plan(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Sequence[str]) -> Plan:
+    """The plan without any measurement: what is ``auto`` takes its most usual value."""
+    workers = _default_workers(request, cluster, batch)
+    share = -(-batch // workers)
+    return Plan(
+        workers=workers,
+        threads=_threads(request, cluster, workers),
+        device=cluster.device,
+        layout={"replicate": workers},
+        micro_batch=share if request.micro_batch == "auto" else min(int(request.micro_batch), share),
+        precision=_precisions(request, cluster)[0],
+        attention=_kernels(request, kernels)[0],
+        steps=1,
+        reasons={"plan": "usual values, not measured"},
+    )
+
+
+def measured(plan: Plan, measurement: Measurement, batch: int) -> Plan:
+    """The plan with what was measured as its prediction."""
+    prediction = Prediction(
+        step_seconds=measurement.step_seconds,
+        step_seconds_low=measurement.low,
+        step_seconds_high=measurement.high,
+        peak_bytes=measurement.peak_bytes,
+        samples_per_second=batch / measurement.step_seconds,
+        source=f"measured: {measurement.steps} steps of the real loop",
+    )
+    return replace(plan, prediction=prediction)
+
+
+class _Search:
+    """The champion so far and everything that was tried."""
+
+    def __init__(self, start: Plan, cluster: Cluster, batch: int, measure: Measure) -> None:
+        self.best = start
+        self.measured: Measurement | None = None
+        self._cluster, self._batch, self._measure = cluster, batch, measure
+        self._tried: dict[str, str] = {}
+        self._refused: ModelwrightError | None = None
+
+    def consider(self, candidates: Iterator[Plan]) -> None:
+        for candidate in candidates:
+            self._challenge(candidate)
+
+    def descend(self, request: PlanRequest) -> None:
+        """Halve the micro-batch for as long as that is faster."""
+        while request.micro_batch == "auto" and self.best.micro_batch > 1:
+            smaller = replace(self.best, micro_batch=-(-self.best.micro_batch // 2))
+            if self._challenge(smaller):
+                continue
+            if self.measured is not None:
+                return
+            self.best = smaller
+
+    def result(self) -> Plan:
+        if self.measured is None:
+            raise self._refused or ModelwrightError("no plan could be measured")
+        return replace(measured(self.best, self.measured, self._batch), reasons=dict(self._tried))
+
+    def _challenge(self, candidate: Plan) -> bool:
+        label = _label(candidate)
+        if label in self._tried:
+            return False
+        try:
+            found = self._measure(candidate)
+        except RunFailed as error:
+            if self.measured is None:
+                self._refused = error
+            self._tried[label] = f"failed: {error.what}"
+            emit("plan-refused", f"{label}: {error.what}", level="warning")
+            return False
+        self._tried[label] = f"{seconds_text(found.step_seconds)} a step, {bytes_text(found.peak_bytes)} a worker"
+        if not self._fits(candidate, found, label):
+            return False
+        if self.measured and found.step_seconds > WORTH * self.measured.step_seconds:
+            return False
+        self.best, self.measured = candidate, found
+        return True
+
+    def _fits(self, candidate: Plan, found: Measurement, label: str) -> bool:
+        cluster = self._cluster
+        need = found.peak_bytes * (1 if cluster.device == "cuda" else candidate.workers)
+        have = cluster.device_bytes if cluster.device == "cuda" else cluster.memory_bytes
+        if need <= have:
+            return True
+        self._tried[label] += f"; does not fit in {bytes_text(have)}"
+        self._refused = ModelwrightError(
+            f"no plan fits: {bytes_text(need)} are needed, {bytes_text(have)} are there",
+            remedy="choose a smaller model or batch",
+        )
+        return False
+
+
+def _kernel_choices(start: Plan, request: PlanRequest, cluster: Cluster, kernels: Sequence[str]) -> Iterator[Plan]:
+    for precision, attention in product(_precisions(request, cluster), _kernels(request, kernels)):
+        yield replace(start, precision=precision, attention=attention)
+
+
+def _worker_choices(start: Plan, request: PlanRequest, cluster: Cluster, batch: int) -> Iterator[Plan]:
+    if request.workers != "auto" or cluster.device != "cpu":
+        return
+    workers = 1
+    while workers <= min(cluster.cores, batch):
+        yield replace(
+            start,
+            workers=workers,
+            threads=_threads(request, cluster, workers),
+            layout={"replicate": workers},
+            micro_batch=-(-batch // workers) if request.micro_batch == "auto" else start.micro_batch,
+        )
+        workers *= 2
+
+
+def _default_workers(request: PlanRequest, cluster: Cluster, batch: int) -> int:
+    if request.workers != "auto":
+        return int(request.workers)
+    return max(1, min(cluster.devices or cluster.cores, batch))
+
+
+def _threads(request: PlanRequest, cluster: Cluster, workers: int) -> int:
+    return max(1, cluster.cores // workers) if request.threads == "auto" else int(request.threads)
+
+
+def _precisions(request: PlanRequest, cluster: Cluster) -> tuple[str, ...]:
+    if request.precision != "auto":
+        return (request.precision,)
+    fast_bf16 = cluster.device == "cuda" or bool({"amx_bf16", "avx512_bf16"} & set(cluster.features))
+    return ("bf16", "fp32") if fast_bf16 else ("fp32",)
+
+
+def _kernels(request: PlanRequest, offered: Sequence[str]) -> tuple[str | None, ...]:
+    if request.attention == "auto":
+        return tuple(offered) or (None,)
+    if request.attention not in offered:
+        raise ModelwrightError(
+            f"the model has no attention kernel '{request.attention}'",
+            where="plan.attention",
+            remedy=f"known: {', '.join(offered)}" if offered else "leave plan.attention out: it offers no choice",
+        )
+    return (request.attention,)
+
+
+def _label(plan: Plan) -> str:
+    attention = f", {plan.attention} attention" if plan.attention else ""
+    return f"{plan.workers} x {plan.threads} threads, micro-batch {plan.micro_batch}, {plan.precision}{attention}"
