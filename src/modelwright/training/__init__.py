@@ -1,0 +1,1 @@
+"""Training: steps (the loop), fit (steps, evaluation, saving), state and checkpoints."""

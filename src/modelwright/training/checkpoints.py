@@ -1,0 +1,143 @@
+"""Checkpoints: a folder of safetensors and JSON with a manifest of hashes, complete or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.events import emit
+from modelwright.base.files import make_folder, read_json, speaking, write_json
+from modelwright.base.group import Group
+from modelwright.training.state import State
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def save(state: State, folder: Path, group: Group, keep: int) -> Path:
+    """Write ``folder/step-N`` and drop all but the newest ``keep``; rank 0 writes, the others wait.
+
+    Raises:
+        ModelwrightError: disk full, no permission.
+    """
+    target = folder / f"step-{state.step:08d}"
+    if group.rank == 0 and not target.exists():
+        _write(state, target)
+        for old in list_checkpoints(folder)[keep:]:
+            shutil.rmtree(old)
+    group.barrier()
+    return target
+
+
+def load_newest(state: State, folder: Path) -> Path | None:
+    """Load the newest whole checkpoint into ``state``; a damaged one is named by an event and passed over."""
+    for path in list_checkpoints(folder):
+        if damage := find_damage(path):
+            emit("checkpoint-damaged", f"{path} is passed over: {damage}", level="warning", path=str(path))
+            continue
+        load(state, path)
+        return path
+    return None
+
+
+def load(state: State, path: Path) -> None:
+    """Load one checkpoint into ``state``."""
+    numbers = _numbers(path)
+    state.load(read_tensors(path / "model.safetensors"), read_tensors(path / "optimizer.safetensors"), numbers)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, newest first."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint by its manifest, or ``None``."""
+    try:
+        files: dict[str, dict[str, Any]] = read_json(path / "manifest.json")["files"]
+    except (ModelwrightError, KeyError, TypeError) as error:
+        return f"no readable manifest ({error})"
+    return next(_differences(path, files), None)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; names that shared memory when saved share it again.
+
+    Raises:
+        ModelwrightError: not a safetensors file.
+    """
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise ModelwrightError(f"cannot read the tensors: {error}", where=str(path)) from error
+
+
+def _write(state: State, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    make_folder(partial)
+    with speaking(partial):
+        _save_tensors(state.model_tensors(), partial / "model.safetensors")
+        _save_tensors(state.optimizer_tensors(), partial / "optimizer.safetensors")
+        write_json(partial / "state.json", {"format": FORMAT, **state.numbers()})
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())
+        }
+        write_json(partial / "manifest.json", {"format": FORMAT, "files": files})
+        partial.rename(target)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        # A copy each: tied tensors share memory, which the format does not express.
+        save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, path)
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        number = _errno_in(str(error))
+        raise (OSError(number, os.strerror(number), str(path)) if number else error) from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _errno_in(message: str) -> int | None:
+    """The errno inside a safetensors I/O error, which comes as text: ``... (os error 28)``."""
+    match = re.search(r"os error (\d+)", message) or re.search(r"code: (\d+)", message)
+    return int(match[1]) if match else None
+
+
+def _numbers(path: Path) -> dict[str, Any]:
+    numbers: dict[str, Any] = read_json(path / "state.json")
+    if numbers.pop("format") > FORMAT:
+        raise ModelwrightError(
+            "this checkpoint was written by a newer modelwright",
+            where=str(path),
+            remedy="upgrade: pip install -U modelwright",
+        )
+    return numbers
+
+
+def _differences(path: Path, files: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for name, expected in files.items():
+        file = path / name
+        if not file.exists():
+            yield f"{name} is missing"
+        elif file.stat().st_size != expected["bytes"]:
+            yield f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
+        elif _sha256(file) != expected["sha256"]:
+            yield f"{name} differs from its hash"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""Fit: steps, evaluation and saving in one stream. Every verb calls it; nobody copies it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelwright.training.state import State
+from modelwright.training.steps import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Held-out scores.
+
+    Attributes:
+        step: after so many steps.
+        whole: all of the held-out data, or a part of it.
+        scores: ``loss`` and the metrics by name.
+    """
+
+    step: int
+    whole: bool
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint was written."""
+
+    step: int
+    path: Path
+
+
+Record = Step | Evaluated | Saved
+
+
+def fit(
+    training: Iterator[Step],
+    state: State,
+    *,
+    evaluate: Callable[[bool], dict[str, float]] | None = None,
+    evaluate_every: int | None = None,
+    save: Callable[[], Path] | None = None,
+    save_every: int | None = None,
+) -> Iterator[Record]:
+    """Run ``training`` to its end, or until it stops, evaluating and saving on the way.
+
+    The last state is always saved, also when the run was stopped; the whole of the held-out data is scored when
+    the run is complete.
+
+    Args:
+        training: the generator :func:`~modelwright.training.steps.steps`.
+        state: what it advances.
+        evaluate: scores the whole (``True``) or a part of the held-out data; a collective.
+        save: writes a checkpoint; a collective.
+        evaluate_every, save_every: steps between; ``None`` for only at the end.
+
+    Yields:
+        Every step, evaluation and checkpoint, in the order they happen.
+    """
+    saved_at = state.step
+    for step in training:
+        yield step
+        last = state.step >= state.total
+        if evaluate and _due(evaluate_every, state.step) and not last:
+            yield Evaluated(step=state.step, whole=False, scores=evaluate(False))
+        if save and _due(save_every, state.step) and not last:
+            yield Saved(step=state.step, path=save())
+            saved_at = state.step
+    if save and state.step > saved_at:
+        yield Saved(step=state.step, path=save())
+    if evaluate and state.step >= state.total:
+        yield Evaluated(step=state.step, whole=True, scores=evaluate(True))
+
+
+def _due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0

@@ -1,0 +1,107 @@
+"""State: the one canonical logical state of a training run.
+
+Parameters, buffers and moments by the user's own module names and global shapes, the position in the data, and the
+keys of the random numbers. Random numbers of a step are drawn from (seed, step, rank), so no generator has to be
+saved for a resumed run to repeat them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.optim import Optimizer
+from modelwright.optim.state import load_optimizer_state, optimizer_state
+
+
+@dataclass(kw_only=True)
+class State:
+    """Where a run stands.
+
+    Attributes:
+        model: holds parameters and buffers.
+        optimizer: holds the moments.
+        batch: samples per step, over all workers.
+        seed: of the data order and of dropout.
+        total: steps in all, as schedules see it.
+        step: attempted so far.
+        samples: drawn so far.
+        seconds: spent in steps so far, over all sittings.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    batch: int
+    seed: int
+    total: int
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Count one more step."""
+        self.step += 1
+        self.samples += self.batch
+        self.seconds += seconds
+
+    def seed_step(self, rank: int) -> None:
+        """Key this rank's random numbers for the coming step."""
+        digest = hashlib.blake2b(f"{self.seed}/{self.step}/{rank}".encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+    def names(self) -> dict[nn.Parameter, str]:
+        """Each parameter's logical name; a tied one has the first of its names."""
+        return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """Parameters and persistent buffers by logical name."""
+        return dict(self.model.state_dict())
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """Moments and counters as ``PARAMETER/moment``."""
+        return optimizer_state(self.optimizer, self.names())
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything that is no tensor, JSON-ready."""
+        return {
+            "step": self.step,
+            "total": self.total,
+            "batch": self.batch,
+            "samples": self.samples,
+            "seed": self.seed,
+            "seconds": self.seconds,
+        }
+
+    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            ModelwrightError: names or shapes differ from this model's.
+        """
+        _check_same(self.model.state_dict(), model)
+        self.model.load_state_dict(model)
+        load_optimizer_state(self.optimizer, self.names(), optimizer)
+        self.step, self.total = numbers["step"], numbers["total"]
+        self.batch, self.samples = numbers["batch"], numbers["samples"]
+        self.seed, self.seconds = numbers["seed"], numbers["seconds"]
+
+
+def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    differences = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
+    differences += [f"unexpected: {name}" for name in sorted(found.keys() - expected.keys())]
+    differences += [
+        f"{name}: {list(found[name].shape)} saved, {list(expected[name].shape)} in the model"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name].shape != expected[name].shape
+    ]
+    if differences:
+        listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        raise ModelwrightError(
+            f"the saved weights do not fit this model: {listed}",
+            remedy="build the model as the run's recipe says",
+        )
