@@ -1,0 +1,1 @@
+"""Export: formats in which a trained model leaves the house."""
