@@ -1,0 +1,89 @@
+"""Techniques of the user's own in the form that the other rooms expect: objective, optimizer, schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from torch import nn
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.objectives import Objective
+from modelwright.objectives.function import FunctionObjective
+from modelwright.optim import Optimizer, Schedule
+from modelwright.optim.groups import trainable
+from modelwright.recipe.foreign import Foreign
+from modelwright.recipe.schema import Recipe
+
+
+def build_objective(recipe: Recipe) -> Objective:
+    """The objective; a function ``(model, batch, ...)`` of the user's own becomes one.
+
+    Raises:
+        ModelwrightError: the user's class raises, or is neither an objective nor a function of model and batch.
+    """
+    objective: Any = recipe.objective
+    if not isinstance(objective, Foreign):
+        return cast(Objective, objective)
+    if objective.takes("batch"):
+        return FunctionObjective(partial(objective.target(), **objective.arguments))
+    found = objective.build()
+    if all(hasattr(found, name) for name in ("counts", "forward", "loss")):
+        return cast(Objective, found)
+    if callable(found):
+        return FunctionObjective(found)
+    raise _unfit(objective, found, "a function (model, batch), or a class with counts, forward and loss")
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
+    """The optimizer of a model's trainable parameters; any class in the manner of ``torch.optim`` will do.
+
+    Raises:
+        ModelwrightError: the user's class raises, or gives no optimizer.
+    """
+    technique: Any = recipe.optimizer
+    if not isinstance(technique, Foreign):
+        return cast(Optimizer, technique.build(model))
+    if technique.takes("params") or technique.takes("parameters"):
+        found = technique.build(list(trainable(model).values()))
+    else:
+        found = technique.build(model) if technique.takes("model") else technique.build().build(model)
+    if not all(hasattr(found, name) for name in ("param_groups", "step", "zero_grad")):
+        raise _unfit(technique, found, "an optimizer with param_groups, step() and zero_grad()")
+    for group in found.param_groups:
+        group.setdefault("base_lr", group["lr"])
+    return cast(Optimizer, found)
+
+
+def build_schedule(recipe: Recipe) -> Schedule:
+    """The schedule; a function ``(step, total, ...) -> factor`` of the user's own becomes one.
+
+    Raises:
+        ModelwrightError: the user's class raises, or has no ``factor(step, total)``.
+    """
+    technique: Any = recipe.schedule
+    if not isinstance(technique, Foreign):
+        return cast(Schedule, technique)
+    if technique.takes("step") and technique.takes("total"):
+        return _Function(technique)
+    found = technique.build()
+    if hasattr(found, "factor"):
+        return cast(Schedule, found)
+    raise _unfit(technique, found, "a function (step, total), or a class with factor(step, total)")
+
+
+@dataclass(frozen=True)
+class _Function:
+    function: Foreign
+
+    def factor(self, step: int, total: int) -> float:
+        return float(self.function.build(step=step, total=total))
+
+
+def _unfit(technique: Foreign, found: object, wanted: str) -> ModelwrightError:
+    return ModelwrightError(
+        f"'{technique.use}' gave an object of type {type(found).__name__}, which does not fit here",
+        where=technique.where,
+        remedy=f"name {wanted}",
+    )
