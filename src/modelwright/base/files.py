@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from modelwright.base.errors import ModelwrightError
 _REMEDIES = {
     errno.ENOSPC: ("the disk is full", "free some space, or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another folder"),
+    errno.EFBIG: ("the file would be too large here", "raise the limit (ulimit -f), or choose another folder"),
     errno.EACCES: ("there is no permission to write here", "choose a folder you may write to"),
     errno.EPERM: ("there is no permission to write here", "choose a folder you may write to"),
     errno.EROFS: ("the file system is read-only", "choose a folder you may write to"),
@@ -48,7 +49,8 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have been there
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,7 +75,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ModelwrightError("the file does not exist", where=str(path)) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelwrightError(f"the file is not JSON: {error}", where=str(path)) from error
+        raise ModelwrightError(
+            f"the file is not JSON: {error}", where=str(path), remedy="restore it from a copy, or remove it"
+        ) from error
 
 
 def make_folder(path: Path) -> None:
