@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelwright.app.api import Result, train
+    from modelwright.app.places import data_cache
     from modelwright.base.errors import MissingExtra, Mistakes, ModelwrightError, RunFailed
     from modelwright.base.plan import Plan
     from modelwright.base.world import world
@@ -32,6 +33,7 @@ _HOMES = {
     "Run": "modelwright.runs",
     "RunFailed": "modelwright.base.errors",
     "Saving": "modelwright.training.settings",
+    "data_cache": "modelwright.app.places",
     "load_recipe": "modelwright.recipe",
     "spawn": "modelwright.launch",
     "train": "modelwright.app.api",
@@ -50,6 +52,7 @@ __all__ = [
     "Run",
     "RunFailed",
     "Saving",
+    "data_cache",
     "load_recipe",
     "spawn",
     "train",
