@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Cluster:
     """
 
     machines: int = 1
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     devices: int = 0
     device_name: str
     device_bytes: int = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from modelwright.base.errors import ModelwrightError
 
@@ -51,7 +51,7 @@ class Plan:
 
     workers: int = 1
     threads: int = 1
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     layout: dict[str, int] = field(default_factory=lambda: {"replicate": 1})
     exchange: str = "all-reduce"
     micro_batch: int
@@ -67,21 +67,28 @@ class Plan:
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Plan:
+    def from_json(cls, values: Any, where: str = "") -> Plan:
         """The plan back from :meth:`to_json`.
 
         Raises:
             ModelwrightError: written by a newer version, or not a plan.
         """
-        values = dict(values)
-        if values.pop("format", 0) > FORMAT:
+        if not isinstance(values, dict) or not isinstance(values.get("format", 0), int):
+            raise _no_plan("it holds no fields", where)
+        if values.get("format", 0) > FORMAT:
             raise ModelwrightError(
                 "this plan was written by a newer modelwright",
+                where=where,
                 remedy="upgrade: pip install -U modelwright",
             )
-        known = {entry.name for entry in fields(cls)}
-        if unknown := set(values) - known:
-            raise ModelwrightError(f"not a plan: unknown fields {sorted(unknown)}")
-        if values.get("prediction"):
-            values["prediction"] = Prediction(**values["prediction"])
-        return cls(**values)
+        values = {name: value for name, value in values.items() if name != "format"}
+        try:
+            if values.get("prediction"):
+                values["prediction"] = Prediction(**values["prediction"])
+            return cls(**values)
+        except TypeError as error:  # fields that are missing or unknown
+            raise _no_plan(str(error), where) from error
+
+
+def _no_plan(reason: str, where: str) -> ModelwrightError:
+    return ModelwrightError(f"this is not a plan: {reason}", where=where, remedy="restore the file from a copy")

@@ -1,14 +1,16 @@
 """Search by measurement: try a few plans in the real loop and keep the fastest that fits.
 
-A coordinate search: precision and attention kernel together, then the number of workers, then the micro-batch;
-each measurement takes about a second, and what was tried is kept as the reason for the choice.
+A coordinate search: precision and attention kernel together, then workers, threads and micro-batch in turn; each
+measurement takes about a second, and what was tried is kept as the reason for the choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Protocol
 
 from modelwright.base.cluster import Cluster
 from modelwright.base.errors import ModelwrightError, RunFailed
@@ -17,7 +19,9 @@ from modelwright.base.plan import Plan, Prediction
 from modelwright.base.units import bytes_text, seconds_text
 from modelwright.planning.request import PlanRequest
 
+LOST = 1.25  # A step that takes so much longer than the champion's settles it.
 WORTH = 0.97  # A challenger must take less than this part of the champion's time: measurements are noisy.
+WORKERS_PER_CORE = 4  # More is a slip of the keyboard; a few to a core are slow, but test what many machines do.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,12 @@ class Measurement:
     steps: int
 
 
-Measure = Callable[[Plan], Measurement]
+class Measure(Protocol):
+    """Runs a plan's real loop for a few steps."""
+
+    def __call__(self, plan: Plan, limit: float = math.inf) -> Measurement:
+        """Measure ``plan``; a step that takes longer than ``limit`` seconds settles it."""
+        ...
 
 
 def choose(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Sequence[str], measure: Measure) -> Plan:
@@ -58,20 +67,26 @@ def choose(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Seque
     search = _Search(start, cluster, batch, measure)
     search.consider(_kernel_choices(search.best, request, cluster, kernels))
     search.consider(_worker_choices(search.best, request, cluster, batch))
+    search.consider(_thread_choices(search.best, request))
     search.descend(request)
+    search.rescue(request, _worker_choices(search.best, request, cluster, batch))
     return search.result()
 
 
 def default_plan(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Sequence[str]) -> Plan:
-    """The plan without any measurement: what is ``auto`` takes its most usual value."""
+    """The plan without any measurement: what is ``auto`` takes its most usual value.
+
+    Raises:
+        ModelwrightError: more workers than samples in a batch, or far more than the machine can run.
+    """
     workers = _default_workers(request, cluster, batch)
-    share = -(-batch // workers)
+    _check_workers(workers, cluster, batch)
     return Plan(
         workers=workers,
         threads=_threads(request, cluster, workers),
         device=cluster.device,
         layout={"replicate": workers},
-        micro_batch=share if request.micro_batch == "auto" else min(int(request.micro_batch), share),
+        micro_batch=_micro_batch(request, workers, batch),
         precision=_precisions(request, cluster)[0],
         attention=_kernels(request, kernels)[0],
         steps=1,
@@ -99,7 +114,8 @@ class _Search:
         self.best = start
         self.measured: Measurement | None = None
         self._cluster, self._batch, self._measure = cluster, batch, measure
-        self._tried: dict[str, str] = {}
+        self._seen: set[str] = set()
+        self._tried: list[tuple[Plan, Measurement]] = []
         self._refused: ModelwrightError | None = None
 
     def consider(self, candidates: Iterator[Plan]) -> None:
@@ -116,30 +132,41 @@ class _Search:
                 return
             self.best = smaller
 
+    def rescue(self, request: PlanRequest, fewer: Iterator[Plan]) -> None:
+        """Where nothing fits, begin again with fewer workers: each holds a copy of the model."""
+        for start in reversed(list(fewer)):
+            if self.measured is not None:
+                return
+            self.best = start
+            self.descend(request)
+
     def result(self) -> Plan:
         if self.measured is None:
             raise self._refused or ModelwrightError("no plan could be measured")
-        return replace(measured(self.best, self.measured, self._batch), reasons=dict(self._tried))
+        return replace(measured(self.best, self.measured, self._batch), reasons=_reasons(self.best, self._tried))
 
     def _challenge(self, candidate: Plan) -> bool:
         label = _label(candidate)
-        if label in self._tried:
+        if label in self._seen:
             return False
+        self._seen.add(label)
         try:
-            found = self._measure(candidate)
+            found = self._measure(candidate, LOST * self.measured.step_seconds if self.measured else math.inf)
         except RunFailed as error:
-            if self.measured is None:
-                self._refused = error
-            self._tried[label] = f"failed: {error.what}"
-            emit("plan-refused", f"{label}: {error.what}", level="warning")
+            self._refuse(label, error)
             return False
-        self._tried[label] = f"{seconds_text(found.step_seconds)} a step, {bytes_text(found.peak_bytes)} a worker"
         if not self._fits(candidate, found, label):
             return False
+        self._tried.append((candidate, found))
         if self.measured and found.step_seconds > WORTH * self.measured.step_seconds:
             return False
         self.best, self.measured = candidate, found
         return True
+
+    def _refuse(self, label: str, error: ModelwrightError) -> None:
+        emit("plan-refused", f"{label}: {error.what}", level="warning")
+        if self.measured is None:
+            self._refused = error
 
     def _fits(self, candidate: Plan, found: Measurement, label: str) -> bool:
         cluster = self._cluster
@@ -147,12 +174,28 @@ class _Search:
         have = cluster.device_bytes if cluster.device == "cuda" else cluster.memory_bytes
         if need <= have:
             return True
-        self._tried[label] += f"; does not fit in {bytes_text(have)}"
-        self._refused = ModelwrightError(
-            f"no plan fits: {bytes_text(need)} are needed, {bytes_text(have)} are there",
+        error = ModelwrightError(
+            f"this plan does not fit: {bytes_text(need)} are needed, {bytes_text(have)} are there",
             remedy="choose a smaller model or batch",
         )
+        self._refuse(label, error)
         return False
+
+
+def _reasons(best: Plan, tried: Sequence[tuple[Plan, Measurement]]) -> dict[str, str]:
+    """For each choice, the fastest step with each value that was tried."""
+    reasons = {}
+    for name in ("workers", "threads", "micro_batch", "precision", "attention"):
+        fastest: dict[object, float] = {}
+        for plan, found in tried:
+            value = getattr(plan, name)
+            fastest[value] = min(found.step_seconds, fastest.get(value, math.inf))
+        if len(fastest) > 1:
+            ordered = sorted(fastest.items(), key=lambda item: item[1])
+            reasons[name] = ", ".join(f"{value}: {seconds_text(seconds)}" for value, seconds in ordered) + " a step"
+        elif getattr(best, name) is not None:
+            reasons[name] = "the only one tried"
+    return reasons
 
 
 def _kernel_choices(start: Plan, request: PlanRequest, cluster: Cluster, kernels: Sequence[str]) -> Iterator[Plan]:
@@ -170,15 +213,43 @@ def _worker_choices(start: Plan, request: PlanRequest, cluster: Cluster, batch: 
             workers=workers,
             threads=_threads(request, cluster, workers),
             layout={"replicate": workers},
-            micro_batch=-(-batch // workers) if request.micro_batch == "auto" else start.micro_batch,
+            micro_batch=_micro_batch(request, workers, batch),
         )
         workers *= 2
+
+
+def _thread_choices(start: Plan, request: PlanRequest) -> Iterator[Plan]:
+    """Half as many threads too: the second of a core's two often only waits."""
+    if request.threads == "auto" and start.threads > 1:
+        yield replace(start, threads=start.threads // 2)
 
 
 def _default_workers(request: PlanRequest, cluster: Cluster, batch: int) -> int:
     if request.workers != "auto":
         return int(request.workers)
     return max(1, min(cluster.devices or cluster.cores, batch))
+
+
+def _check_workers(workers: int, cluster: Cluster, batch: int) -> None:
+    if workers > batch:
+        raise ModelwrightError(
+            f"a batch of {batch} cannot be shared by {workers} workers",
+            where="plan.workers",
+            remedy=f"raise batch to at least {workers}, or plan.workers={batch}",
+        )
+    most = cluster.devices or WORKERS_PER_CORE * cluster.cores
+    if workers > most:
+        what = f"{cluster.devices} GPUs" if cluster.devices else f"{cluster.cores} cores"
+        raise ModelwrightError(
+            f"{workers} workers are too many for a machine with {what}",
+            where="plan.workers",
+            remedy=f"plan.workers={most} at most, or auto",
+        )
+
+
+def _micro_batch(request: PlanRequest, workers: int, batch: int) -> int:
+    share = -(-batch // workers)
+    return share if request.micro_batch == "auto" else min(int(request.micro_batch), share)
 
 
 def _threads(request: PlanRequest, cluster: Cluster, workers: int) -> int:
