@@ -56,7 +56,7 @@ class BucketedAllReduce:
         self._buckets = list(_bucketed(parameters, self.bucket_bytes))
         self._bucket_of = {parameter: bucket for bucket in self._buckets for parameter in bucket.parameters}
         for parameter in parameters:
-            parameter.register_post_accumulate_grad_hook(self._ready)
+            parameter.register_post_accumulate_grad_hook(self._ready)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def backward(self, last: bool) -> Iterator[None]:
@@ -116,7 +116,7 @@ class _Bucket:
         assert self._flat is not None
         self._work.wait()
         sizes = [parameter.numel() for parameter in self.parameters]
-        *pieces, used = self._flat.split([*sizes, len(sizes)])
+        *pieces, used = torch.split(self._flat, [*sizes, len(sizes)])
         for number, (parameter, piece) in enumerate(zip(self.parameters, pieces, strict=True)):
             # Only a rank without a gradient of its own needs to ask (on a GPU, asking waits for the device).
             if parameter.grad is not None or used[number].item() > 0:

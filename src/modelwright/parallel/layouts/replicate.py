@@ -56,7 +56,7 @@ class ReplicatedProgram(LocalProgram):
 
 def _say_what_is_inexact(model: nn.Module, group: Group) -> None:
     names: list[Any] = [name for name, module in model.named_modules() if isinstance(module, _BATCH_NORM)]
-    if names and group.size > 1:
+    if names and group.size > 1 and group.rank == 0:
         emit(
             "batch-norm-inexact",
             f"{len(names)} batch-norm modules compute their statistics per worker, so {group.size} workers do not "
