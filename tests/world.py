@@ -11,7 +11,15 @@ from modelwright.base.choice import import_path
 from modelwright.base.world import world
 from modelwright.launch import Placement, Warm, raise_failure, start
 
-PRELOAD = ("torch", "torch.distributed.tensor", "numpy", "pytest", "modelwright.base.world")
+PRELOAD = (
+    "torch",
+    "torch.distributed.tensor",
+    "numpy",
+    "pytest",
+    "modelwright.base.world",
+    "modelwright.training.training",
+    "torch._dynamo",
+)
 
 _warm: list[Warm] = []
 

@@ -30,22 +30,33 @@ def save(state: State, folder: Path, group: Group, keep: int) -> Path:
         ModelwrightError: disk full, no permission.
     """
     target = folder / f"step-{state.step:08d}"
-    if group.rank == 0 and not target.exists():
+    if group.rank == 0 and (not target.exists() or find_damage(target)):
         _write(state, target)
-        for old in list_checkpoints(folder)[keep:]:
-            shutil.rmtree(old)
+        _drop_others(target, keep)
     group.barrier()
     return target
 
 
-def load_newest(state: State, folder: Path) -> Path | None:
-    """Load the newest whole checkpoint into ``state``; a damaged one is named by an event and passed over."""
+def load_newest(state: State, folder: Path, group: Group) -> Path | None:
+    """Load the newest whole checkpoint on every rank; rank 0 looks which one that is.
+
+    Returns:
+        The one that was loaded; ``None`` where there is none. A damaged one is named by an event and passed over.
+    """
+    chosen = group.gather(str(find_newest(folder) or "") if group.rank == 0 else "")[0]
+    if not chosen:
+        return None
+    load(state, Path(chosen))
+    return Path(chosen)
+
+
+def find_newest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are named by events."""
     for path in list_checkpoints(folder):
-        if damage := find_damage(path):
-            emit("checkpoint-damaged", f"{path} is passed over: {damage}", level="warning", path=str(path))
-            continue
-        load(state, path)
-        return path
+        damage = find_damage(path)
+        if damage is None:
+            return path
+        emit("checkpoint-damaged", f"{path} is passed over: {damage}", level="warning", path=str(path))
     return None
 
 
@@ -65,8 +76,10 @@ def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint by its manifest, or ``None``."""
     try:
         files: dict[str, dict[str, Any]] = read_json(path / "manifest.json")["files"]
-    except (ModelwrightError, KeyError, TypeError) as error:
-        return f"no readable manifest ({error})"
+    except ModelwrightError as error:
+        return f"no readable manifest: {error.what}"
+    except (KeyError, TypeError):
+        return "no readable manifest: it lists no files"
     return next(_differences(path, files), None)
 
 
@@ -86,15 +99,30 @@ def _write(state: State, target: Path) -> None:
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
-    with speaking(partial):
-        _save_tensors(state.model_tensors(), partial / "model.safetensors")
-        _save_tensors(state.optimizer_tensors(), partial / "optimizer.safetensors")
-        write_json(partial / "state.json", {"format": FORMAT, **state.numbers()})
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())
-        }
-        write_json(partial / "manifest.json", {"format": FORMAT, "files": files})
-        partial.rename(target)
+    try:
+        with speaking(partial):
+            _fill(partial, state)
+            shutil.rmtree(target, ignore_errors=True)  # if it is there, it is damaged
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would be in the way
+
+
+def _fill(folder: Path, state: State) -> None:
+    _save_tensors(state.model_tensors(), folder / "model.safetensors")
+    _save_tensors(state.optimizer_tensors(), folder / "optimizer.safetensors")
+    write_json(folder / "state.json", {"format": FORMAT, **state.numbers()})
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
+
+
+def _drop_others(newest: Path, keep: int) -> None:
+    """Leave ``newest`` and those before it, ``keep`` in all; one of a later step is damaged, or we would be there."""
+    found = list_checkpoints(newest.parent)
+    place = found.index(newest)
+    with speaking(newest.parent):
+        for path in [*found[:place], *found[place + keep :]]:
+            shutil.rmtree(path)
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

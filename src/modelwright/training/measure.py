@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 import sys
@@ -17,16 +18,17 @@ from modelwright.training.training import Prepared
 WARM_UP = 1
 
 
-def measure(prepared: Prepared, *, seconds: float = 0.8, at_least: int = 3) -> Measurement:
+def measure(prepared: Prepared, *, seconds: float = 1.0, at_least: int = 2, limit: float = math.inf) -> Measurement:
     """Time steps of a prepared training, whose weights are changed by it; a collective.
 
     Args:
         prepared: the training, laid out on this rank.
         seconds: how long to measure after the warm-up.
-        at_least: steps to measure in any case.
+        at_least: steps to measure.
+        limit: a step that takes longer than this is reason to stop after it.
     """
     prepared.state.total = 1_000_000_000
-    watch = _enough(seconds, at_least)
+    watch = _enough(seconds, at_least, limit)
     training = steps(prepared.update, prepared.loader(), prepared.state, prepared.group, watch)
     taken = [_finished(step.step_seconds, prepared) for step in training][WARM_UP:]
     peaks = prepared.group.gather({"peak": peak_bytes(prepared.program.device), "steps": taken})
@@ -56,15 +58,15 @@ def _finished(step_seconds: float, prepared: Prepared) -> float:
     return step_seconds + time.perf_counter() - before
 
 
-def _enough(seconds: float, at_least: int) -> Callable[[], bool]:
-    asked = 0
-    begun = 0.0
+def _enough(seconds: float, at_least: int, limit: float) -> Callable[[], bool]:
+    begun: list[float] = []
 
     def stop() -> bool:
-        nonlocal asked, begun
-        if asked == WARM_UP:
-            begun = time.perf_counter()
-        asked += 1
-        return asked > WARM_UP + at_least and time.perf_counter() - begun > seconds
+        begun.append(time.perf_counter())
+        measured = len(begun) - 1 - WARM_UP
+        if measured < 1:
+            return False
+        slow = begun[-1] - begun[-2] > limit
+        return slow or (measured >= at_least and begun[-1] - begun[WARM_UP] > seconds)
 
     return stop

@@ -52,7 +52,11 @@ class State:
     def seed_step(self, rank: int) -> None:
         """Key this rank's random numbers for the coming step."""
         digest = hashlib.blake2b(f"{self.seed}/{self.step}/{rank}".encode(), digest_size=8).digest()
-        torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+        seed = int.from_bytes(digest, "little") >> 1
+        # Not torch.manual_seed: for every kind of device that is not in use it would format this stack, each step.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed(seed)
 
     def names(self) -> dict[nn.Parameter, str]:
         """Each parameter's logical name; a tied one has the first of its names."""
@@ -95,9 +99,9 @@ def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     differences = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
     differences += [f"unexpected: {name}" for name in sorted(found.keys() - expected.keys())]
     differences += [
-        f"{name}: {list(found[name].shape)} saved, {list(expected[name].shape)} in the model"
+        f"{name}: {_kind(found[name])} saved, {_kind(expected[name])} in the model"
         for name in sorted(expected.keys() & found.keys())
-        if found[name].shape != expected[name].shape
+        if _kind(found[name]) != _kind(expected[name])
     ]
     if differences:
         listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
@@ -105,3 +109,7 @@ def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
             f"the saved weights do not fit this model: {listed}",
             remedy="build the model as the run's recipe says",
         )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
