@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,8 +61,11 @@ def import_path(path: str) -> Callable[..., Any]:
     except MissingExtra:
         raise
     except Exception as error:
+        *_, frame = traceback.extract_tb(error.__traceback__)
         raise ModelwrightError(
-            f"importing '{module_name}' failed: {type(error).__name__}: {error}", where=path
+            f"importing '{module_name}' failed: {type(error).__name__}: {error}",
+            where=path,
+            remedy=f"look at {frame.filename}:{frame.lineno}",
         ) from error
     for part in name.split("."):
         if not hasattr(target, part):

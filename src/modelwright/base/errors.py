@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LISTED = 20
+
 
 class ModelwrightError(Exception):
     """Something the user can mend.
@@ -109,7 +111,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(names)}" if names else ""
+    listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return f"known: {listed}" if names else ""
 
 
 def _restore(kind: type[ModelwrightError], fields: dict[str, str]) -> ModelwrightError:

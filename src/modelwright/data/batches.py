@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,12 @@ def _checked(batch: Batch, count: int) -> Batch:
 
 
 def _failed(which: str, error: Exception) -> ModelwrightError:
-    return ModelwrightError(f"the data set failed on {which}: {type(error).__name__}: {error}", where=which)
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return ModelwrightError(
+        f"the data set failed on {which}: {type(error).__name__}: {error}",
+        where=which,
+        remedy=f"look at {frame.filename}:{frame.lineno}: every index below the length must give a sample",
+    )
 
 
 def _unaccepted(given: str) -> ModelwrightError:

@@ -145,7 +145,7 @@ class _Distinct:
                 self.bytes += len(text)
         if not self.hashes:
             raise ModelwrightError(
-                f"there is no text to learn from: all {len(files)} files are empty",
+                f"there is no text to learn from: {_all(len(files))} empty",
                 where=", ".join(str(path) for _, path in files.files[:3]),
                 remedy="choose other files",
             )
@@ -168,6 +168,10 @@ class _Distinct:
             )
         if len(self.names) == 1 and held_out > 0:
             events.emit("nothing-held-out", "a single file cannot be split by file", level="warning")
+
+
+def _all(count: int) -> str:
+    return f"all {count} files are" if count > 1 else "the only file is"
 
 
 class _Decoded:

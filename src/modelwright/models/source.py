@@ -123,7 +123,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             names: list[str] = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise ModelwrightError(f"the file is not safetensors: {error}", where=str(path)) from error
+        raise ModelwrightError(
+            f"the file is not safetensors: {error}", where=str(path), remedy="restore it from a copy"
+        ) from error
     # Files by others say "pt" here.
     if metadata.get("format", "").isdigit() and int(metadata["format"]) > FORMAT:
         raise ModelwrightError(

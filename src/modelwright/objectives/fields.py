@@ -104,7 +104,8 @@ def same_shape(outputs: Tensor, targets: Tensor, reader: str) -> Tensor:
     if outputs.shape != targets.shape:
         raise ModelwrightError(
             f"the model's output has shape {list(outputs.shape)}, and the {reader} expects "
-            f"{list(targets.shape)}, the shape of the targets"
+            f"{list(targets.shape)}, the shape of the targets",
+            remedy="let the model return numbers in the shape of the targets",
         )
     return outputs
 

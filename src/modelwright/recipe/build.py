@@ -32,7 +32,7 @@ def open_data(loaded: Loaded[Recipe] | Recipe, cache: Path) -> tuple[Path, Split
     technique = _data_technique(recipe)
     if not hasattr(technique, "prepare"):
         return cache, _splits(technique, where)
-    with _placing(where):
+    with _placing(loaded, technique):
         folder = technique.prepare(cache)
         return folder, technique.open(folder)
 
@@ -101,12 +101,14 @@ def _data_technique(recipe: Recipe) -> Any:
 
 
 @contextmanager
-def _placing(where: str) -> Iterator[None]:
-    """Say where in the recipe, in errors that do not say where themselves."""
+def _placing(loaded: Loaded[Recipe] | Recipe, technique: Any) -> Iterator[None]:
+    """Say where in the recipe: the field of the data that an error names, else the data as a whole."""
+    own = {entry.name for entry in fields(technique)} if is_dataclass(technique) else set()
     try:
         yield
     except ModelwrightError as error:
-        error.where = error.where or where
+        if error.where in own or not error.where:
+            _, error.where = _placed(loaded, f"data.{error.where}".rstrip("."))
         raise
 
 

@@ -100,7 +100,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, Slot], bool]:
     return named, inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def foreign_classes(text: str) -> list[str]:
+def foreign_classes(text: str, *, source: str = "recipe") -> list[str]:
     """The import paths in a recipe's text that are not modelwright's, sorted; nothing is imported.
 
     It errs on the safe side: any text that looks like an import path counts, except the run's name.
@@ -108,7 +108,7 @@ def foreign_classes(text: str) -> list[str]:
     Raises:
         ModelwrightError: the text is not YAML.
     """
-    root, _ = grow(text, source="recipe")
+    root, _ = grow(text, source=source)
     if isinstance(root, Fields):
         root = Fields({key: node for key, node in root.nodes.items() if key != "name"}, root.place)
     found = {value for value in _texts(root) if PATH.fullmatch(value)}

@@ -191,7 +191,7 @@ class Run:
         """The newest plan; ``None`` before the first."""
         if not self.plan_path.exists():
             return None
-        return Plan.from_json(read_json(self.plan_path))
+        return Plan.from_json(read_json(self.plan_path), where=str(self.plan_path))
 
     def write_environment(self, **facts: Any) -> None:
         """Record what it runs on and in, without secrets; ``facts`` are added."""
@@ -309,7 +309,8 @@ def _find(path_or_name: str | Path, folder: Path) -> Path:
     raise ModelwrightError(
         f"there is no run '{path_or_name}'",
         where=str(folder if plain_name else path.parent),
-        remedy=nearest(path.name, names_in(folder if plain_name else path.parent)),
+        remedy=nearest(path.name, names_in(folder if plain_name else path.parent))
+        or "there are no runs here: start the command where they lie, or name the place with --folder",
     )
 
 
