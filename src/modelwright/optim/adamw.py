@@ -25,8 +25,8 @@ class AdamW:
             two dims, such as norms and biases, are left out.
     """
 
-    lr: float = 3e-4
-    betas: tuple[float, float] = (0.9, 0.95)
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.01
 
