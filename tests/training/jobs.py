@@ -77,7 +77,7 @@ def without_exchange(arguments: list[str]) -> None:
     with world(plan.layout) as mesh:
         prepared = Prepared(assemble(run), plan, mesh)
         prepared.program.exchange = NoExchange()
-        run_training(prepared, run)
+        run_training(prepared, run, stop=lambda: False)
 
 
 # --- launching it

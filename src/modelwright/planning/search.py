@@ -80,7 +80,7 @@ def default_plan(request: PlanRequest, cluster: Cluster, *, batch: int, kernels:
         ModelwrightError: more workers than samples in a batch, or far more than the machine can run.
     """
     workers = _default_workers(request, cluster, batch)
-    _check_workers(workers, cluster, batch)
+    check_workers(workers, cluster, batch)
     return Plan(
         workers=workers,
         threads=_threads(request, cluster, workers),
@@ -92,6 +92,28 @@ def default_plan(request: PlanRequest, cluster: Cluster, *, batch: int, kernels:
         steps=1,
         reasons={"plan": "usual values, not measured"},
     )
+
+
+def check_workers(workers: int, cluster: Cluster, batch: int) -> None:
+    """Refuse numbers of workers that make no sense.
+
+    Raises:
+        ModelwrightError: more workers than samples in a batch, or far more than the machine can run.
+    """
+    if workers > batch:
+        raise ModelwrightError(
+            f"a batch of {batch} cannot be shared by {workers} workers",
+            where="batch",
+            remedy=f"raise batch to at least {workers}, or plan.workers={batch}",
+        )
+    most = cluster.devices or WORKERS_PER_CORE * cluster.cores
+    if workers > most:
+        has = f"{cluster.devices} accelerators" if cluster.devices else f"{cluster.cores} cores"
+        raise ModelwrightError(
+            f"{workers} workers are too many for this machine, which has {has}",
+            where="plan.workers",
+            remedy=f"leave it out, or give at most {most}",
+        )
 
 
 def measured(plan: Plan, measurement: Measurement, batch: int) -> Plan:
@@ -228,23 +250,6 @@ def _default_workers(request: PlanRequest, cluster: Cluster, batch: int) -> int:
     if request.workers != "auto":
         return int(request.workers)
     return max(1, min(cluster.devices or cluster.cores, batch))
-
-
-def _check_workers(workers: int, cluster: Cluster, batch: int) -> None:
-    if workers > batch:
-        raise ModelwrightError(
-            f"a batch of {batch} cannot be shared by {workers} workers",
-            where="plan.workers",
-            remedy=f"raise batch to at least {workers}, or plan.workers={batch}",
-        )
-    most = cluster.devices or WORKERS_PER_CORE * cluster.cores
-    if workers > most:
-        what = f"{cluster.devices} GPUs" if cluster.devices else f"{cluster.cores} cores"
-        raise ModelwrightError(
-            f"{workers} workers are too many for a machine with {what}",
-            where="plan.workers",
-            remedy=f"plan.workers={most} at most, or auto",
-        )
 
 
 def _micro_batch(request: PlanRequest, workers: int, batch: int) -> int:

@@ -154,23 +154,14 @@ def check_fit(training: Training, plan: Plan) -> None:
     Raises:
         ModelwrightError: fewer samples in a step than workers, or no training data.
     """
-    check_share(training.batch, plan.workers)
+    if training.batch < plan.workers:
+        raise ModelwrightError(
+            f"a batch of {training.batch} cannot be shared by {plan.workers} workers",
+            where="batch",
+            remedy=f"raise batch to at least {plan.workers}",
+        )
     if len(training.data.train) == 0:
         raise ModelwrightError("the training data is empty", where="data")
-
-
-def check_share(batch: int, workers: int) -> None:
-    """Refuse a batch that leaves a worker without samples.
-
-    Raises:
-        ModelwrightError: fewer samples in a step than workers.
-    """
-    if batch < workers:
-        raise ModelwrightError(
-            f"a batch of {batch} cannot be shared by {workers} workers",
-            where="batch",
-            remedy=f"raise batch to at least {workers}, or plan.workers={batch}",
-        )
 
 
 def _laid_out(training: Training, plan: Plan, mesh: Mesh) -> ReplicatedProgram:

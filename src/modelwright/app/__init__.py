@@ -1,0 +1,1 @@
+"""The verbs: recipe, run, launch and the rooms below, joined."""

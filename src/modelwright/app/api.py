@@ -1,0 +1,197 @@
+"""Training from plain Python: any module, any data set, any callable, in the world this process is in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from modelwright.app.check import check_targets
+from modelwright.app.display import TrainingScreen, speaker
+from modelwright.app.reporting import report_or_say
+from modelwright.app.session import run_training
+from modelwright.app.stopping import stop_requested
+from modelwright.app.worker import planned
+from modelwright.base.detect import detect
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.events import listening
+from modelwright.base.plan import Plan
+from modelwright.base.units import parse_count, parse_seconds
+from modelwright.base.world import Mesh, world
+from modelwright.data import Dataset, Splits
+from modelwright.data.memory import splits_of
+from modelwright.models.attention import attention_kernels
+from modelwright.objectives import Objective
+from modelwright.objectives.function import FunctionObjective
+from modelwright.optim import OptimizerTechnique, Schedule
+from modelwright.optim.adamw import AdamW
+from modelwright.optim.schedules.cosine import Cosine
+from modelwright.planning.request import PlanRequest
+from modelwright.planning.search import default_plan, measured
+from modelwright.runs import Run, remove
+from modelwright.training.budget import steps_of
+from modelwright.training.measure import measure
+from modelwright.training.settings import Budget, Evaluation, Saving
+from modelwright.training.training import Prepared, Training
+
+_BUDGETS = "write for example '500 steps', '20k samples', '5M tokens', '3 epochs' or '90s'"
+
+Samples = Dataset | Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]
+LossFunction = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training gave.
+
+    Attributes:
+        model: the trained module (the one that was passed in).
+        run: its record on disk.
+        scores: loss and metrics on the held-out data; empty where nothing was held out.
+        summary: steps, samples, seconds, final training loss, ``status``.
+    """
+
+    model: nn.Module
+    run: Run
+    scores: dict[str, float]
+    summary: dict[str, Any]
+
+
+def train(
+    model: nn.Module,
+    data: Splits | Samples,
+    *,
+    objective: Objective | LossFunction,
+    budget: Budget | str,
+    held_out: Samples | None = None,
+    optimizer: OptimizerTechnique | None = None,
+    schedule: Schedule | None = None,
+    batch: int = 32,
+    clip: float | None = 1.0,
+    seed: int = 0,
+    precision: str = "fp32",
+    evaluation: Evaluation | None = None,
+    saving: Saving | None = None,
+    run: str | Path | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Train a module in this process, or in every process of the torchrun script this is called from.
+
+    Args:
+        model: any module; trained in place.
+        data: a map-style data set whose samples are dicts, ``(inputs, targets)`` pairs or tensors; tensors
+            ``(inputs, targets)``; or the :class:`~modelwright.data.Splits` that a data technique opens.
+        objective: an objective, or a callable ``(model, batch) -> losses [batch]``.
+        budget: such as ``Budget(steps=500)``, or text: ``"500 steps"``, ``"3 epochs"``, ``"5M tokens"``, ``"90s"``.
+        held_out: what to evaluate on, where ``data`` is a data set.
+        optimizer: ``AdamW()`` where it is ``None``.
+        schedule: ``Cosine()`` where it is ``None``.
+        batch: samples per step, over all processes.
+        clip: largest global gradient norm, or ``None``.
+        seed: of the data order and of dropout.
+        precision: ``fp32`` or ``bf16``.
+        evaluation, saving: when to score held-out data, when to write checkpoints.
+        run: name of the run, below ``runs/``, or a path; a fresh name where it is ``None``. A run that was
+            stopped or interrupted goes on where it stood.
+        quiet: show nothing.
+
+    Raises:
+        ModelwrightError: a mistake, found before training starts.
+        RunFailed: training diverged.
+    """
+    training = Training(
+        model=model,
+        data=splits_of(data, held_out),
+        objective=_objective(objective),
+        optimizer=optimizer or AdamW(),
+        schedule=schedule or Cosine(),
+        batch=batch,
+        budget=parse_budget(budget) if isinstance(budget, str) else budget,
+        clip=clip,
+        seed=seed,
+        evaluation=evaluation or Evaluation(),
+        saving=saving or Saving(),
+    )
+    check_targets(training.objective, training.data)
+    with world() as mesh:
+        console = Console(stderr=True, quiet=quiet or mesh.rank != 0)
+        with listening(speaker(console)):
+            record = _record(run, mesh)
+            with _removed_unless_begun(record, mesh):
+                prepared = Prepared(training, _plan(training, record, mesh, precision), mesh)
+            with stop_requested() as stop, TrainingScreen(console, total=prepared.plan.steps) as screen:
+                summary = run_training(prepared, record, stop=stop, show=screen.show)
+            if mesh.rank == 0:
+                report_or_say(record, console)
+    return Result(model, record, summary.get("held_out", {}), summary)
+
+
+def parse_budget(text: str) -> Budget:
+    """``"500 steps"``, ``"3 epochs"``, ``"5M tokens"``, ``"20k samples"``, ``"90s"`` -> a budget.
+
+    Raises:
+        ModelwrightError: the text is none of these.
+    """
+    amount, _, kind = text.strip().partition(" ")
+    kind = kind.strip().removesuffix("s")
+    try:
+        if kind in ("step", "sample", "token"):
+            return Budget(**{f"{kind}s": parse_count(amount)})
+        return Budget(epochs=float(amount)) if kind == "epoch" else Budget(time=parse_seconds(text))
+    except (ModelwrightError, ValueError) as error:
+        reason = f": {error.what}" if isinstance(error, ModelwrightError) else ""
+        raise ModelwrightError(f"'{text}' is not a budget{reason}", where="budget", remedy=_BUDGETS) from error
+
+
+def _objective(objective: Objective | LossFunction) -> Objective:
+    return cast(Objective, objective) if hasattr(objective, "counts") else FunctionObjective(objective)
+
+
+def _record(run: str | Path | None, mesh: Mesh) -> Run:
+    """The run's directory; rank 0 makes it, the others hear where."""
+    if mesh.rank != 0:
+        return Run(Path(mesh.world.gather("")[0]))
+    path = Path(run) if run is not None else None
+    folder = path.parent if path is not None and path.parent != Path() else Path("runs")
+    name = path.name if path is not None else None
+    resumable = name is not None and (folder / name / "run.json").exists()
+    record = Run(folder / str(name)) if resumable else Run.create(folder, name, "train")
+    if resumable and (record.status() == "finished" or record.alive()):
+        Run.create(folder, name, "train")  # refuses: the name is taken
+    mesh.world.gather(str(record.path.absolute()))
+    return record
+
+
+@contextmanager
+def _removed_unless_begun(run: Run, mesh: Mesh) -> Iterator[None]:
+    """A mistake found before the first step leaves no empty run behind."""
+    try:
+        yield
+    except BaseException:
+        if mesh.rank == 0 and run.status() == "created":
+            remove(run, force=True)
+        raise
+
+
+def _plan(training: Training, run: Run, mesh: Mesh, precision: str) -> Plan:
+    """The run's own plan where it is resumed; else the usual values, with a budget of time measured."""
+    # Gathered, so that no rank takes the plan that rank 0 is about to write for an earlier one.
+    if mesh.world.gather(run.plan() is not None)[0]:
+        return planned(run)
+    request = PlanRequest(workers=mesh.world.size, threads=torch.get_num_threads(), precision=precision)  # type: ignore[arg-type]
+    plan = default_plan(request, detect(), batch=training.batch, kernels=attention_kernels(training.model))
+    seconds = None
+    if training.budget.time is not None or training.saving.time is not None:
+        trial = replace(training, model=copy.deepcopy(training.model))
+        plan = measured(plan, measure(Prepared(trial, plan, mesh)), training.batch)
+        seconds = plan.prediction.step_seconds if plan.prediction else None
+    steps = steps_of(training.budget, batch=training.batch, dataset=training.data.train, step_seconds=seconds)
+    plan = replace(plan, steps=steps)
+    return run.write_plan(plan) if mesh.rank == 0 else plan

@@ -1,0 +1,118 @@
+"""Find what cannot work before anything is spent: on the meta device, without memory or time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.base.cluster import Cluster
+from modelwright.base.errors import ModelwrightError
+from modelwright.data import Dataset, Splits
+from modelwright.data.batches import read
+from modelwright.launch.environment import checked_port
+from modelwright.objectives import METRICS, Objective
+from modelwright.parallel.program import LocalProgram
+from modelwright.planning.search import check_workers
+from modelwright.recipe import Recipe
+from modelwright.recipe.build import build_model, filled_model
+from modelwright.recipe.own import build_objective
+
+SAMPLES = 2
+SMALL = 100_000_000  # Parameters; up to here a model that cannot run on the meta device is tried for real.
+
+
+def check_launch(recipe: Recipe, cluster: Cluster) -> None:
+    """Refuse wishes about workers that cannot come true on this machine.
+
+    Raises:
+        ModelwrightError: more workers than samples in a step, or than the machine bears; the port is taken.
+    """
+    if recipe.plan.workers != "auto":
+        check_workers(recipe.plan.workers, cluster, recipe.batch)
+    if recipe.launch.port is not None:
+        try:
+            checked_port(recipe.launch.port)
+        except ModelwrightError as error:
+            error.where = "launch.port"
+            raise
+
+
+def check_model(recipe: Recipe, data: Splits) -> nn.Module:
+    """Build the model and try a forward, a loss and the metrics on two samples.
+
+    Returns:
+        The model, on the meta device where it can be built there.
+
+    Raises:
+        ModelwrightError: the model cannot be built, or fails on the data; no valid target at all.
+    """
+    objective = build_objective(recipe)
+    check_targets(objective, data)
+    config = filled_model(recipe, data.facts)
+    metrics = recipe.evaluation.metrics or objective.metrics
+    try:
+        with torch.device("meta"):
+            model = build_model(config)
+        _try(model, objective, data, metrics, torch.device("meta"))
+    except Exception:
+        # Some code cannot run without values: only a failure with real ones is the user's.
+        with _placing("model"):
+            model = build_model(config)
+        if sum(parameter.numel() for parameter in model.parameters()) <= SMALL:
+            _try(model, objective, data, metrics, torch.device("cpu"))
+    return model
+
+
+def check_targets(objective: Objective, data: Splits, samples: int = 256) -> None:
+    """Refuse data whose first samples hold no valid target.
+
+    Raises:
+        ModelwrightError: the objective counts nothing in them.
+    """
+    batch = _first(data.train, samples, "training")
+    with _placing("objective"):
+        counts = objective.counts(batch)
+    if not any(int(value) for value in counts.values()):
+        count = min(samples, len(data.train))
+        raise ModelwrightError(
+            f"the first {count} training samples hold no valid target: there is nothing to learn from",
+            where="data",
+            remedy="targets of -100 are not counted; check how the targets are made",
+        )
+
+
+def _try(model: nn.Module, objective: Objective, data: Splits, metrics: Sequence[str], device: torch.device) -> None:
+    program = LocalProgram(model, objective, device=device)
+    model.eval()
+    with torch.no_grad():
+        batch = _first(data.train, SAMPLES, "training", device)
+        with _placing("model"):
+            objective.loss(program.forward(batch), batch)
+        if data.held_out is None:
+            return
+        batch = _first(data.held_out, SAMPLES, "held-out", device)
+        outputs = program.forward(batch)
+        with _placing("evaluation.metrics"):
+            for name in metrics:
+                METRICS.resolve(name)().update(outputs, batch)
+
+
+def _first(dataset: Dataset, samples: int, kind: str, device: torch.device | None = None) -> dict[str, Tensor]:
+    count = min(samples, len(dataset))
+    if count == 0:
+        raise ModelwrightError(f"the {kind} data is empty", where="data", remedy="give it at least one sample")
+    with _placing("data"):
+        return {name: value.to(device or value.device) for name, value in read(dataset, range(count)).items()}
+
+
+@contextmanager
+def _placing(where: str) -> Iterator[None]:
+    """Say where in the recipe, in errors that do not say where themselves."""
+    try:
+        yield
+    except ModelwrightError as error:
+        error.where = error.where or where
+        raise

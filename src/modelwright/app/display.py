@@ -1,0 +1,154 @@
+"""What a training looks like on the screen: one live line on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from modelwright.app.planner import describe
+from modelwright.base.plan import Plan
+from modelwright.base.units import bytes_text, count_text, seconds_text
+from modelwright.runs import Run
+
+QUIET_SECONDS = 10.0
+Row = Mapping[str, Any]
+
+
+class Told(Protocol):
+    """An event, as it happens or as it was logged."""
+
+    @property
+    def level(self) -> str:
+        """``info``, ``warning`` or ``error``."""
+        ...
+
+    @property
+    def message(self) -> str:
+        """One sentence."""
+        ...
+
+
+class TrainingScreen:
+    """Shows metric rows as they come.
+
+    Args:
+        console: where to show.
+        total: steps in all.
+        workers: how many processes share the memory shown.
+    """
+
+    def __init__(self, console: Console, *, total: int, workers: int = 1) -> None:
+        self._console = console
+        self._workers = workers
+        self._total = total
+        self._loss = math.nan
+        self._rate = _Rate()
+        self._spoken = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.fields[head]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[tail]}"),
+            console=console,
+            expand=True,
+        )
+        self._task = self._progress.add_task("train", total=total, head="starting", tail="")
+        self._live = Live(self._progress, console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def __enter__(self) -> TrainingScreen:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.refresh()
+            self._live.stop()
+
+    def show(self, row: Row) -> None:
+        """Show one metric row."""
+        if row["kind"] == "step":
+            self._step(row)
+        elif row["kind"] == "evaluation":
+            scores = {name: value for name, value in row.items() if isinstance(value, float) and name != "seconds"}
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            self._console.print(f"  step {row['step']}: {row['part']} {shown}", highlight=False)
+
+    def say(self, event: Told) -> None:
+        """Show an event a person should know of."""
+        speaker(self._console)(event)
+
+    def _step(self, row: Row) -> None:
+        loss = float(row["loss"])
+        if math.isfinite(loss):
+            self._loss = loss if math.isnan(self._loss) else 0.9 * self._loss + 0.1 * loss
+        self._rate.add(row)
+        left = (self._total - row["step"]) * self._rate.step_seconds
+        head = f"step {row['step']}/{self._total}  loss {self._loss:.4f}"
+        tail = (
+            f"{self._rate.text}  {bytes_text(row['memory_bytes'] * self._workers)}  "
+            f"{seconds_text(left) if left >= 1 else '0 s'} left"
+        )
+        self._progress.update(self._task, completed=row["step"], head=head, tail=tail)
+        if not self._live and time.monotonic() - self._spoken > QUIET_SECONDS:
+            self._spoken = time.monotonic()
+            self._console.print(f"  {head}  {tail}", highlight=False)
+
+
+def announce_run(console: Console, run: Run) -> None:
+    """Say which run this is and where it lies."""
+    name, path = escape(run.name), escape(str(run.path))
+    console.print(f"run    [bold]{name}[/] in {path}", highlight=False, soft_wrap=True)
+
+
+def announce_plan(console: Console, plan: Plan) -> None:
+    """Say how it will run."""
+    console.print(f"plan   {describe(plan)}", highlight=False, soft_wrap=True)
+
+
+def speaker(console: Console) -> Callable[[Told], None]:
+    """A listener that shows the events a person should know of."""
+
+    def say(event: Told) -> None:
+        if event.level != "info":
+            console.print(f"[yellow]![/] {escape(event.message)}", highlight=False)
+
+    return say
+
+
+class _Rate:
+    """Smoothed speed."""
+
+    def __init__(self) -> None:
+        self.step_seconds = 0.0
+        self.text = ""
+        self._last: Row | None = None
+
+    def add(self, row: Row) -> None:
+        taken = float(row["step_seconds"])
+        self.step_seconds = taken if not self.step_seconds else 0.9 * self.step_seconds + 0.1 * taken
+        unit = "tokens" if "tokens" in row else "samples"
+        before = self._last[unit] if self._last and unit in self._last else None
+        if before is not None:
+            self.text = f"{count_text((row[unit] - before) / self.step_seconds)} {unit}/s"
+        self._last = row
+
+
+def table(title: str, rows: Mapping[str, object]) -> Table:
+    """Two columns: what and how much."""
+    made = Table(title=title, show_header=False, title_justify="left", title_style="bold", pad_edge=False)
+    made.add_column(style="cyan", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows.items():
+        made.add_row(name, escape(str(value)))
+    return made

@@ -1,0 +1,59 @@
+"""From a recipe to a plan: detect the machine, measure the candidates, turn the budget into steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from modelwright.base.cluster import Cluster
+from modelwright.base.plan import Plan
+from modelwright.base.units import count_text, seconds_text
+from modelwright.data import Splits
+from modelwright.planning.request import PlanRequest
+from modelwright.planning.search import Measure, choose, default_plan, measured
+from modelwright.training.budget import steps_of
+from modelwright.training.settings import Budget
+
+
+def make_plan(
+    request: PlanRequest,
+    budget: Budget,
+    data: Splits,
+    cluster: Cluster,
+    measure: Measure,
+    *,
+    batch: int,
+    kernels: Sequence[str],
+    timed: bool = False,
+) -> Plan:
+    """The plan that a run executes as written.
+
+    Without ``request.measure`` nothing is measured, except the step time that a budget of time needs, or whatever
+    else is ``timed``.
+
+    Raises:
+        ModelwrightError: nothing fits, or the budget cannot be turned into steps.
+    """
+    if request.measure:
+        plan = choose(request, cluster, batch=batch, kernels=kernels, measure=measure)
+    else:
+        plan = default_plan(request, cluster, batch=batch, kernels=kernels)
+        if timed or budget.time is not None:
+            plan = measured(plan, measure(plan), batch)
+    seconds = plan.prediction.step_seconds if plan.prediction else None
+    steps = steps_of(budget, batch=batch, dataset=data.train, step_seconds=seconds)
+    return replace(plan, steps=steps)
+
+
+def describe(plan: Plan) -> str:
+    """The plan in one line, with what it should take."""
+    parts = [
+        f"{plan.workers} worker{'s' * (plan.workers > 1)} x {plan.threads} thread{'s' * (plan.threads > 1)}",
+        f"micro-batch {plan.micro_batch}",
+        plan.precision,
+        *([f"{plan.attention} attention"] if plan.attention else []),
+        f"{count_text(plan.steps)} steps",
+    ]
+    if plan.prediction:
+        parts.append(f"about {seconds_text(plan.steps * plan.prediction.step_seconds)}")
+    return ", ".join(parts)

@@ -1,0 +1,108 @@
+"""The verbs ``runs`` and ``report``: what there is, one of them, several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from modelwright.app.display import table
+from modelwright.runs import Run, RunRow, compare, listing, read_events, reindex, remove
+from modelwright.runs.report import write_report
+
+_COLOURS = {
+    "finished": "green",
+    "running": "cyan",
+    "failed": "red",
+    "interrupted": "yellow",
+    "stopped": "yellow",
+}
+
+
+def list_runs(folder: Path) -> list[RunRow]:
+    """The runs of a folder, oldest first."""
+    return listing(folder)
+
+
+def listed(rows: Sequence[RunRow]) -> RenderableType:
+    """Runs as a table."""
+    if not rows:
+        return "no runs here yet; make one: modelwright demo"
+    made = Table("run", "verb", "status", "created", "steps", "loss", box=None, pad_edge=False)
+    for row in rows:
+        colour = _COLOURS.get(row.status, "white")
+        made.add_row(
+            escape(row.name),
+            row.verb,
+            f"[{colour}]{row.status}[/]",
+            row.created.replace("T", " ")[:16],
+            str(row.summary.get("steps", "")),
+            _number(row.summary.get("loss")),
+        )
+    return made
+
+
+def show(name: str, folder: Path) -> dict[str, Any]:
+    """Everything that is known of a run, JSON-ready."""
+    run = Run.open(name, folder)
+    plan = run.plan()
+    return {
+        **run.record.to_json(),
+        "status": run.status(),
+        "path": str(run.path),
+        "plan": plan.to_json() if plan else None,
+        "events": [event.message for event in read_events(run.events_path) if event.level != "info"],
+    }
+
+
+def shown(facts: dict[str, Any]) -> RenderableType:
+    """A run as a table."""
+    rows = {name: facts[name] for name in ("name", "verb", "status", "created", "ended", "path") if facts[name]}
+    rows |= {f"summary.{name}": value for name, value in facts["summary"].items()}
+    rows |= {f"error.{name}": value for name, value in (facts["error"] or {}).items() if value}
+    rows |= {f"warning {number}": message for number, message in enumerate(facts["events"], start=1)}
+    return table(facts["name"], rows)
+
+
+def compared(names: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Where runs differ, JSON-ready."""
+    return compare([Run.open(name, folder) for name in names]).to_json()
+
+
+def remove_run(name: str, folder: Path, *, force: bool) -> Path:
+    """Remove a run; a running one only by force."""
+    run = Run.open(name, folder)
+    remove(run, force=force)
+    return run.path
+
+
+def rebuild(folder: Path) -> int:
+    """Rebuild the index from the directories; how many runs there are."""
+    return len(reindex(folder))
+
+
+def report(name: str, folder: Path) -> Path:
+    """Write a run's report anew."""
+    return write_report(Run.open(name, folder))
+
+
+def print_compared(facts: dict[str, Any], console: Console) -> None:
+    """Differences as tables."""
+    for title, rows in facts.items():
+        if not isinstance(rows, dict) or not rows:
+            continue
+        made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        made.add_column("")
+        for name in facts["runs"]:
+            made.add_column(escape(name))
+        for field, values in rows.items():
+            made.add_row(escape(field), *(escape(_number(value)) for value in values))
+        console.print(made)
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)

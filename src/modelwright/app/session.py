@@ -1,0 +1,178 @@
+"""One training, recorded: what a launched worker and a Python caller alike do with a prepared training."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from modelwright.app.failing import failing
+from modelwright.base.detect import detect
+from modelwright.base.events import emit, listening
+from modelwright.export.safetensors import export_weights
+from modelwright.runs import EventLog, MetricsWriter, Run, Status, truncate_after
+from modelwright.training import checkpoints
+from modelwright.training.budget import tokens_per_sample
+from modelwright.training.fit import Evaluated, Record, Saved
+from modelwright.training.measure import peak_bytes
+from modelwright.training.steps import Step
+from modelwright.training.training import Prepared
+
+Row = dict[str, Any]
+Show = Callable[[Row], None]
+
+
+def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show: Show | None = None) -> Row:
+    """Train from the run's newest checkpoint (or from the start) to the end, or until ``stop`` says so.
+
+    Rank 0 writes the run's files; every rank takes part. A stopped training is saved.
+
+    Returns:
+        The summary that the run's record holds: steps, samples, seconds, losses, scores, ``status``.
+
+    Raises:
+        ModelwrightError: training failed; the run's record says so.
+    """
+    writes = prepared.group.rank == 0
+    with failing(run, writes=writes), logged(run, prepared.group.rank):
+        _begin(prepared, run, writes)
+        with _recorder(prepared, run, writes, show) as recorder:
+            for record in prepared.run(run.checkpoints, stop):
+                recorder(record)
+        if writes:
+            export_weights(prepared.program.model, run.artifacts / "model.safetensors")
+            run.update(status=_status(prepared), summary=recorder.summary)
+        return recorder.summary | {"status": _status(prepared)}
+
+
+def _begin(prepared: Prepared, run: Run, writes: bool) -> None:
+    resumed = checkpoints.load_newest(prepared.state, run.checkpoints, prepared.group)
+    if writes:
+        state = prepared.state
+        run.update(status="running")
+        truncate_after(run.metrics_path, state.step)
+        run.write_environment(cluster=vars(detect()) | {"features": list(detect().features)})
+        if resumed is not None:
+            emit("resumed", f"goes on after step {state.step} of {state.total}", step=state.step)
+    prepared.group.barrier()
+
+
+def _status(prepared: Prepared) -> Status:
+    return "finished" if prepared.state.step >= prepared.state.total else "stopped"
+
+
+@contextmanager
+def logged(run: Run, rank: int = 0) -> Iterator[None]:
+    """Write the events inside the block to the run."""
+    log = EventLog(run.events_path, rank=rank)
+    try:
+        with listening(log):
+            yield
+    finally:
+        log.close()
+
+
+@contextmanager
+def _recorder(prepared: Prepared, run: Run, writes: bool, show: Show | None) -> Iterator[Recorder]:
+    with MetricsWriter(run.metrics_path) if writes else nullcontext() as writer:
+        recorder = Recorder(prepared, writer, show)
+        try:
+            yield recorder
+        finally:
+            recorder.finish()
+
+
+class Recorder:
+    """Turns what happens into metric rows, holding a step back until its numbers have left the device."""
+
+    def __init__(self, prepared: Prepared, writer: MetricsWriter | None, show: Show | None) -> None:
+        state = prepared.state
+        self._prepared, self._writer, self._show = prepared, writer, show
+        self._waiting: deque[Step] = deque()
+        self._tokens = tokens_per_sample(prepared.training.data.train)
+        self._taken: list[float] = []
+        parameters = sum(parameter.numel() for parameter in prepared.program.model.parameters())
+        self.summary: Row = {"parameters": parameters, "steps": state.step}
+
+    def __call__(self, record: Record) -> None:
+        """Record one step, evaluation or checkpoint."""
+        if isinstance(record, Step):
+            self._waiting.append(record)
+            if record.reading.immediate or len(self._waiting) > 1:
+                self._write(self._step_row(self._waiting.popleft()))
+        elif isinstance(record, Evaluated):
+            self.settle()
+            self._write(self._evaluation_row(record))
+        elif isinstance(record, Saved):
+            self._flush()
+            if self._writer is not None:
+                emit("saved", f"checkpoint of step {record.step}", step=record.step, path=record.path.name)
+
+    def settle(self) -> None:
+        """Write the steps that are still held back."""
+        while self._waiting:
+            self._write(self._step_row(self._waiting.popleft()))
+
+    def finish(self) -> None:
+        """Write what is held back and complete the summary."""
+        self.settle()
+        if self._taken:
+            self.summary["step_seconds"] = statistics.median(self._taken)
+
+    def _write(self, row: Row) -> None:
+        if self._writer is not None:
+            self._writer.write(row)
+        if self._show is not None:
+            self._show(row)
+
+    def _flush(self) -> None:
+        self.settle()
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _step_row(self, step: Step) -> Row:
+        coefficients = self._prepared.training.objective.coefficients
+        losses = step.losses
+        loss = sum(coefficients.get(term, 1.0) * value for term, value in losses.items())
+        memory = peak_bytes(self._prepared.program.device)
+        row: Row = {
+            "kind": "step",
+            "step": step.number,
+            "loss": loss,
+            **({f"loss/{term}": value for term, value in losses.items()} if len(losses) > 1 else {}),
+            "learning_rate": step.learning_rate,
+            "gradient_norm": step.gradient_norm,
+            "samples": step.samples,
+            **({"tokens": step.samples * self._tokens} if self._tokens else {}),
+            "seconds": step.seconds,
+            "step_seconds": step.step_seconds,
+            "memory_bytes": memory,
+            "masked": step.masked,
+        }
+        self._summarise(row)
+        return row
+
+    def _summarise(self, row: Row) -> None:
+        self._taken.append(row["step_seconds"])
+        self.summary |= {
+            "steps": row["step"],
+            "samples": row["samples"],
+            "seconds": row["seconds"],
+            "loss": row["loss"],
+            "peak_bytes": row["memory_bytes"],
+        }
+        if "tokens" in row:
+            self.summary["tokens"] = row["tokens"]
+
+    def _evaluation_row(self, record: Evaluated) -> Row:
+        if record.whole:
+            self.summary["held_out"] = record.scores
+        return {
+            "kind": "evaluation",
+            "step": record.step,
+            "seconds": self._prepared.state.seconds,
+            **record.scores,
+            "part": "held-out" if record.whole else "held-out-part",
+        }

@@ -1,0 +1,98 @@
+"""The verb ``train``: recipe -> run. Check, prepare, plan, launch, watch, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from modelwright.app.assemble import prepare
+from modelwright.app.check import check_launch, check_model
+from modelwright.app.display import announce_plan, announce_run, speaker
+from modelwright.app.located import located
+from modelwright.app.placing import PRELOAD
+from modelwright.app.planner import make_plan
+from modelwright.app.probe import LaunchedMeasure
+from modelwright.app.session import logged
+from modelwright.app.stopping import ended_by_sigterm
+from modelwright.app.watch import run_workers
+from modelwright.base.detect import detect
+from modelwright.base.errors import RunFailed
+from modelwright.base.events import listening
+from modelwright.base.plan import Plan
+from modelwright.data import Splits
+from modelwright.launch import Warm
+from modelwright.models.attention import attention_kernels
+from modelwright.recipe import Recipe, load, to_yaml
+from modelwright.runs import Run, remove
+
+
+def train(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    folder: Path,
+    console: Console,
+    name: str | None = None,
+) -> Run:
+    """Train what a recipe describes, in processes of their own, and record it.
+
+    Args:
+        source: a recipe's path, or the name of a shipped one.
+        overrides: dotted assignments such as ``optimizer.lr=3e-4``.
+        folder: where runs lie.
+        console: where progress is shown.
+        name: of the run; the recipe's, or a fresh one, where it is ``None``.
+
+    Returns:
+        The run: finished, or stopped by a signal and ready to be resumed.
+
+    Raises:
+        ModelwrightError: a mistake, found before anything is spent.
+        RunFailed: a worker died or training diverged.
+    """
+    loaded = load(source, overrides)
+    recipe = loaded.recipe
+    with Warm(PRELOAD) as warm:
+        with located(loaded):
+            check_launch(recipe, detect())
+        run = Run.create(folder, name or recipe.name, "train")
+        announce_run(console, run)
+        with located(loaded), logged(run), listening(speaker(console)), ended_by_sigterm():
+            plan = _planned(recipe, run, warm, console)
+        announce_plan(console, plan)
+        run_workers(run, plan, warm, console, port=recipe.launch.port)
+    return run
+
+
+def _planned(recipe: Recipe, run: Run, warm: Warm, console: Console) -> Plan:
+    """Check and plan; a mistake found here has cost nothing, so the empty run is taken away again."""
+    try:
+        run.write_recipe(to_yaml(recipe))
+        with console.status("preparing the data"):
+            data = prepare(recipe, run)
+        kernels = attention_kernels(check_model(recipe, data))
+        with console.status("measuring plans in the real loop"):
+            plan = _plan(recipe, run, data, kernels, warm)
+    except RunFailed as error:
+        run.update(status="failed", error=error)
+        raise
+    except BaseException:
+        remove(run, force=True)
+        raise
+    return plan
+
+
+def _plan(recipe: Recipe, run: Run, data: Splits, kernels: Sequence[str], warm: Warm) -> Plan:
+    plan = make_plan(
+        recipe.plan,
+        recipe.budget,
+        data,
+        detect(),
+        LaunchedMeasure(run, warm, recipe.launch.port),
+        batch=recipe.batch,
+        kernels=kernels,
+        timed=recipe.saving.time is not None,
+    )
+    return run.write_plan(plan)

@@ -1,0 +1,126 @@
+"""Watch launched workers: show their metrics, pass on a wish to stop, report when they are done."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from rich.console import Console
+
+from modelwright.app.display import TrainingScreen
+from modelwright.app.failing import failing
+from modelwright.app.placing import placement
+from modelwright.app.reporting import report_or_say
+from modelwright.app.stopping import StopRequest, stop_requested
+from modelwright.base.errors import ModelwrightError, RunFailed, Stopped
+from modelwright.base.plan import Plan
+from modelwright.launch import Failure, Job, JobStatus, Warm, raise_failure, start
+from modelwright.runs import Follower, LoggedEvent, Run, follow, read_events
+
+POLL_SECONDS = 0.2
+
+
+def run_workers(run: Run, plan: Plan, warm: Warm, console: Console, *, port: int | None = None) -> None:
+    """Launch the workers of a planned run and stay with them to the end.
+
+    Ctrl-C and SIGTERM are passed on: the workers finish the step in hand, save and leave; a second one ends them
+    at once.
+
+    Raises:
+        RunFailed: a worker failed; the run's record says so.
+        Stopped: a signal asked for a stop, and all is saved; or a second one, and what was not saved is lost.
+    """
+    entry, arguments = "modelwright.app.worker", [str(run.path)]
+    with (
+        _told_when_cut_short(run),
+        stop_requested() as stopping,
+        failing(run),
+        start(entry, arguments, placement(plan, port), logs=run.logs, warm=warm) as job,
+    ):
+        status = _watch(job, run, plan, stopping, console)
+        if status.failure is not None:
+            _fail(status.failure, run)
+    report_or_say(run, console)
+    if stopping.signal is not None and run.status() != "finished":
+        raise _stopped(run, plan, stopping.signal)
+
+
+def _watch(job: Job, run: Run, plan: Plan, stopping: StopRequest, console: Console) -> JobStatus:
+    news = _News(run)
+    with TrainingScreen(console, total=plan.steps, workers=plan.workers) as screen, _killed_when_cut_short(job):
+        told = False
+        while (status := job.wait(POLL_SECONDS)).state == "running":
+            news.show(screen)
+            if stopping() and not told:
+                told = True
+                console.print("stopping: the step in hand is finished and the state saved", highlight=False)
+                job.terminate()
+        news.show(screen)
+    return status
+
+
+@contextmanager
+def _killed_when_cut_short(job: Job) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        job.kill()
+        raise
+
+
+@contextmanager
+def _told_when_cut_short(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Stopped(
+            "ended at once by a second signal; steps since the newest checkpoint are lost",
+            signal=signal.SIGINT,
+            where=str(run.path),
+            remedy=_resume(run),
+        ) from error
+
+
+def _fail(failure: Failure, run: Run) -> NoReturn:
+    """Whoever is to blame: the run began and could not go on."""
+    try:
+        raise_failure(failure)
+    except ModelwrightError as error:
+        raise RunFailed(error.what, where=error.where, remedy=error.remedy or _resume(run)) from error
+
+
+def _stopped(run: Run, plan: Plan, number: int) -> Stopped:
+    done = run.record.summary.get("steps", 0)
+    return Stopped(
+        f"stopped by {signal.Signals(number).name} after step {done} of {plan.steps}; everything is saved",
+        signal=number,
+        where=str(run.path),
+        remedy=_resume(run),
+    )
+
+
+def _resume(run: Run) -> str:
+    return f"go on with: modelwright resume {run.path}"
+
+
+class _News:
+    """What has been added to a run's metrics and events since the last look."""
+
+    def __init__(self, run: Run) -> None:
+        self._metrics: Follower = follow(run.metrics_path)
+        self._run = run
+        self._events_seen = len(read_events(run.events_path))
+
+    def show(self, screen: TrainingScreen) -> None:
+        for row in self._metrics.poll():
+            screen.show(row)
+        for event in self._fresh_events():
+            screen.say(event)
+
+    def _fresh_events(self) -> list[LoggedEvent]:
+        events = read_events(self._run.events_path)
+        fresh = events[self._events_seen :]
+        self._events_seen = len(events)
+        return fresh
