@@ -1,0 +1,225 @@
+"""Training from plain Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.command import TEXT, steps_in, write_recipe
+from tests.world import run_world
+from torch import Tensor, nn
+
+import modelwright as mw
+from modelwright.app.api import parse_budget
+from modelwright.base.world import Mesh
+from modelwright.data.byte import Byte
+from modelwright.data.text_files import TextFiles
+from modelwright.models.gpt import GPT
+from modelwright.objectives.next_token import NextToken
+from modelwright.optim.adamw import AdamW
+from modelwright.runs import Run
+
+SAMPLES = 64
+
+
+@pytest.fixture(autouse=True)
+def single_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def line() -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a linear law."""
+    inputs = torch.linspace(-1, 1, SAMPLES * 2).view(SAMPLES, 2)
+    return inputs, inputs @ torch.tensor([[2.0], [-1.0]]) + 0.5
+
+
+def squared(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return (model(batch["inputs"]) - batch["targets"]).square().mean(dim=1)
+
+
+class Pairs:
+    """A data set as torch's tutorials write it."""
+
+    def __init__(self) -> None:
+        self.inputs, self.targets = line()
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index], self.targets[index]
+
+
+def fitted(data: Any, **options: Any) -> mw.Result:
+    torch.manual_seed(0)
+    options = {"objective": squared, "budget": "30 steps", "batch": 16, "quiet": True} | options
+    return mw.train(nn.Linear(2, 1), data, **options)
+
+
+def test_tensors_and_a_function() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = AdamW(lr=0.05)
+    result = mw.train(
+        model, line(), objective=squared, optimizer=optimizer, budget="200 steps", held_out=line(), quiet=True
+    )
+    assert result.model is model
+    assert result.scores["loss"] < 1e-2
+    assert result.summary["status"] == "finished"
+    assert result.run.status() == "finished"
+    saved = load_file(result.run.artifacts / "model.safetensors")
+    assert torch.equal(saved["weight"], model.weight)
+    assert steps_in(result.run.path) == list(range(1, 201))
+    assert result.run.report_path.exists()
+
+
+def test_a_data_set_of_pairs_is_the_same_as_its_tensors() -> None:
+    first, second = fitted(Pairs()), fitted(line())
+    assert torch.equal(first.model.weight, second.model.weight)
+    assert not torch.equal(first.model.weight, fitted(line(), seed=1).model.weight)
+    assert first.scores == {}
+
+
+def test_a_language_model_of_text_files() -> None:
+    write_recipe(TEXT)
+    data = TextFiles(files=("*.txt",), context=16, held_out=0.3, tokenizer=Byte())
+    splits = data.open(data.prepare(mw.data_cache()))
+    model = GPT(vocabulary=splits.facts["vocabulary"], layers=1, width=16, heads=2).build()
+    result = mw.train(model, splits, objective=NextToken(), budget="2k tokens", batch=8, quiet=True)
+    assert result.summary["steps"] == 16  # of 8 samples of 16 tokens
+    assert result.scores.keys() == {"loss", "perplexity"}
+    assert result.scores["loss"] < 5.55  # nats of a uniform guess
+
+
+def test_runs_have_the_name_or_path_they_are_given() -> None:
+    assert fitted(line(), run="mine").run.path.resolve() == Path("runs/mine").resolve()
+    assert fitted(line(), run="elsewhere/mine").run.path.resolve() == Path("elsewhere/mine").resolve()
+    assert fitted(line()).run.name.startswith("train-")
+
+
+def test_a_finished_run_keeps_its_name() -> None:
+    fitted(line(), run="mine")
+    with pytest.raises(mw.ModelwrightError, match="the name 'mine' is taken"):
+        fitted(line(), run="mine")
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_run_that_broke_off_goes_on() -> None:
+    calls = 0
+
+    def breaking(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            raise Interrupted
+        return squared(model, batch)
+
+    whole = fitted(line(), run="whole")
+    with pytest.raises(mw.ModelwrightError, match="Interrupted"):
+        fitted(line(), objective=breaking, run="mine", saving=mw.Saving(every=5))
+    assert Run(Path("runs/mine")).status() == "failed"
+    resumed = fitted(line(), run="mine")
+    assert torch.equal(resumed.model.weight, whole.model.weight)
+    assert steps_in(Path("runs/mine")) == list(range(1, 31))
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("500 steps", mw.Budget(steps=500)),
+        ("1 step", mw.Budget(steps=1)),
+        ("3 epochs", mw.Budget(epochs=3.0)),
+        ("0.5 epoch", mw.Budget(epochs=0.5)),
+        ("5M tokens", mw.Budget(tokens=5_000_000)),
+        (" 20k  samples ", mw.Budget(samples=20_000)),
+        ("90s", mw.Budget(time=90.0)),
+        ("1h30m", mw.Budget(time=5400.0)),
+        ("10 min", mw.Budget(time=600.0)),
+    ],
+)
+def test_budgets_in_words(text: str, budget: mw.Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "three epochs", "steps", "500 stops", "-5 steps", "0 steps", "ten steps"])
+def test_words_that_are_no_budget(text: str) -> None:
+    with pytest.raises(mw.ModelwrightError, match=f"'{text}' is not a budget") as caught:
+        parse_budget(text)
+    assert "'500 steps'" in caught.value.remedy
+
+
+def test_a_budget_of_time_is_measured() -> None:
+    result = fitted(line(), budget="100ms", run="mine")
+    plan = Run(Path("runs/mine")).plan()
+    assert plan is not None
+    assert plan.prediction is not None
+    assert plan.steps == max(1, round(0.1 / plan.prediction.step_seconds)) == result.summary["steps"]
+
+
+def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    fitted(line())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_otherwise_scores_are_said(capfd: pytest.CaptureFixture[str]) -> None:
+    fitted(line(), quiet=False, held_out=line())
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "step 30: held-out loss" in captured.err
+
+
+def test_a_mistake_before_the_first_step_leaves_no_run() -> None:
+    with pytest.raises(mw.ModelwrightError, match="unknown precision 'fp7'"):
+        fitted(line(), precision="fp7")
+    assert list(Path("runs").iterdir()) == []
+    with pytest.raises(mw.ModelwrightError, match="training data is empty"):
+        fitted((torch.zeros(0, 2), torch.zeros(0, 1)))
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_a_model_that_fails_marks_its_run() -> None:
+    with pytest.raises(mw.ModelwrightError, match="the model failed on a batch") as caught:
+        mw.train(nn.Linear(3, 1), line(), objective=squared, budget="5 steps", run="mine", quiet=True)
+    assert "test_api.py" in caught.value.where
+    record = json.loads(Path("runs/mine/run.json").read_text())
+    assert record["status"] == "failed"
+
+
+def train_on_rank(mesh: Mesh, folder: str) -> dict[str, Any]:
+    result = fitted(line(), run=f"{folder}/runs/mine", held_out=line())
+    return {
+        "weight": result.model.weight.tolist(),
+        "run": str(result.run.path),
+        "loss": result.scores["loss"],
+        "workers": result.run.plan().workers,  # type: ignore[union-attr]
+    }
+
+
+def test_in_a_world_of_two_ranks(home: Path) -> None:
+    first, second = run_world("tests.app.test_api:train_on_rank", 2, folder=str(home))
+    assert first == second
+    assert first["workers"] == 2
+    assert steps_in(Path("runs/mine")) == list(range(1, 31))
+    alone = fitted(line(), held_out=line())
+    torch.testing.assert_close(torch.tensor(first["weight"]), alone.model.weight.detach(), rtol=1e-6, atol=1e-7)
+    assert first["loss"] == pytest.approx(alone.scores["loss"], rel=1e-5)
+
+
+def mistaken_on_rank(mesh: Mesh, folder: str) -> None:
+    fitted(line(), run=f"{folder}/runs/mine")
+
+
+def test_a_mistake_in_a_world_is_told_once(home: Path) -> None:
+    fitted(line(), run="mine")
+    with pytest.raises(mw.ModelwrightError, match="the name 'mine' is taken"):
+        run_world("tests.app.test_api:mistaken_on_rank", 2, folder=str(home))
