@@ -39,7 +39,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     machine = detect()
-    print(f"{machine.device_name}, {options.threads} thread(s), torch {torch.__version__}, {', '.join(machine.features)}")
+    print(
+        f"{machine.device_name} ({', '.join(machine.features)}), {options.threads} thread(s), torch {torch.__version__}"
+    )
     model = GPT(vocabulary=2048, layers=4, width=192, heads=3).build()
     programs = {
         precision: LocalProgram(model, NextToken(), device=torch.device("cpu"), precision=precision)
