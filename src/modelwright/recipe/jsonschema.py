@@ -49,7 +49,8 @@ def json_schema(schema: type = Recipe) -> Schema:
     """
     definitions: dict[str, Schema] = {}
     root = _record(schema, definitions)
-    return {"$schema": DRAFT, "title": "modelwright recipe", **root, "$defs": definitions}
+    hint = f"Save this as recipe.schema.json and begin a recipe with the line: {editor_line('recipe.schema.json')}"
+    return {"$schema": DRAFT, "$comment": hint, "title": "modelwright recipe", **root, "$defs": definitions}
 
 
 def _record(cls: type, definitions: dict[str, Schema]) -> Schema:
