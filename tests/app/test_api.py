@@ -114,7 +114,8 @@ class Interrupted(Exception):
     pass
 
 
-def test_a_run_that_broke_off_goes_on() -> None:
+def break_off(run: str) -> None:
+    """Fail in the twentieth step."""
     calls = 0
 
     def breaking(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -124,13 +125,27 @@ def test_a_run_that_broke_off_goes_on() -> None:
             raise Interrupted
         return squared(model, batch)
 
-    whole = fitted(line(), run="whole")
     with pytest.raises(mw.ModelwrightError, match="Interrupted"):
-        fitted(line(), objective=breaking, run="mine", saving=mw.Saving(every=5))
+        fitted(line(), objective=breaking, run=run, saving=mw.Saving(every=5))
+
+
+def test_a_run_that_broke_off_goes_on() -> None:
+    whole = fitted(line(), run="whole")
+    break_off("mine")
     assert Run(Path("runs/mine")).status() == "failed"
     resumed = fitted(line(), run="mine")
     assert torch.equal(resumed.model.weight, whole.model.weight)
     assert steps_in(Path("runs/mine")) == list(range(1, 31))
+
+
+@pytest.mark.parametrize("changed", [{"budget": "31 steps"}, {"batch": 5}, {"seed": 1}])
+def test_a_run_does_not_go_on_as_another(changed: dict[str, Any]) -> None:
+    break_off("mine")
+    before = Run(Path("runs/mine")).record.summary
+    with pytest.raises(mw.ModelwrightError, match="planned for 30 steps|the saved run has") as caught:
+        fitted(line(), run="mine", **changed)
+    assert "another name" in caught.value.remedy
+    assert Run(Path("runs/mine")).record.summary == before
 
 
 @pytest.mark.parametrize(

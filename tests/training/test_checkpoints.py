@@ -243,6 +243,18 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         checkpoints.load_newest(longer.state, tmp_path, ALONE)
 
 
+@pytest.mark.parametrize(("name", "fields"), [("total", {"total": 11}), ("batch", {"batch": BATCH + 1})])
+def test_another_order_or_schedule_is_refused(tmp_path: Path, name: str, fields: dict[str, int]) -> None:
+    """Going on with it would repeat and lose samples, or jump in the schedule, without a word."""
+    save(trained(2), tmp_path)
+    other = prepare(points(), **fields)
+    before = snapshot(other)
+    with pytest.raises(ModelwrightError, match=f"the saved run has {name}") as caught:
+        checkpoints.load_newest(other.state, tmp_path, ALONE)
+    assert caught.value.remedy
+    assert same(before, snapshot(other))
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = save(trained(1), tmp_path)
     numbers = json.loads((path / "state.json").read_text())
@@ -357,7 +369,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mounted:
         pytest.skip("needs the right to mount a file system")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(small_disk: Path) -> None:
@@ -370,7 +382,7 @@ def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(small_disk: Path) 
     assert str(small_disk) in caught.value.where
     assert "free some space" in caught.value.remedy
     assert sorted(path.name for path in small_disk.iterdir()) == [path.name for path in saved]
-    assert checkpoints.load_newest(trained(0).state, small_disk, ALONE) == saved[-1]
+    assert checkpoints.load_newest(trained(0, total=30).state, small_disk, ALONE) == saved[-1]
 
 
 def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-import pytest
 from tests.training.small import points, prepare, same, snapshot
+from tests.world import run_world
 
-from modelwright.base.errors import ModelwrightError
-from modelwright.base.plan import Plan, Prediction
+from modelwright.base.group import Group
+from modelwright.base.world import Mesh
 from modelwright.data.memory import InMemory
 from modelwright.training import checkpoints
+from modelwright.training.due import SavingDue
 from modelwright.training.fit import Evaluated, Record, Saved
 from modelwright.training.settings import Evaluation, Saving
-from modelwright.training.training import Prepared, save_every
+from modelwright.training.training import Prepared
 
 TOTAL = 7
 HELD_OUT = InMemory(points())
@@ -82,15 +83,37 @@ def test_the_stream_can_be_left_between_any_two(tmp_path: Path) -> None:
     assert checkpoints.find_damage(tmp_path / "step-00000002") is None
 
 
+def due_at(saving: Saving, step_seconds: float, steps: int = 45, begun: int = 0) -> list[int]:
+    state = prepared().state
+    state.step, state.seconds = begun, 1000.0
+    due = SavingDue(saving, state, Group(0, 1))
+    found = []
+    for _ in range(steps):
+        state.advance(step_seconds)
+        if due():
+            found.append(state.step)
+    return found
+
+
 def test_an_interval_in_time_becomes_steps() -> None:
-    measured = Prediction(
-        step_seconds=0.25, step_seconds_low=0.2, step_seconds_high=0.3, peak_bytes=1, samples_per_second=1, source=""
-    )
-    plan = Plan(micro_batch=1, steps=100, prediction=measured)
-    assert save_every(Saving(time=10.0), plan) == 40
-    assert save_every(Saving(time=0.01), plan) == 1
-    assert save_every(Saving(every=3), plan) == 3
-    assert save_every(Saving(), plan) is None
-    with pytest.raises(ModelwrightError, match="needs a measured step time") as caught:
-        save_every(Saving(time=10.0), Plan(micro_batch=1, steps=100))
-    assert caught.value.where == "saving.time"
+    assert due_at(Saving(every=20), 0.25) == [20, 40]
+    assert due_at(Saving(time=5.0), 0.25) == [20, 40]
+    assert due_at(Saving(time=0.01), 0.25, steps=12) == [10, 11, 12]  # known after ten steps
+    assert due_at(Saving(time=5.0), 0.25, begun=7) == [20, 40]  # a resumed run
+    assert due_at(Saving(), 30.0) == [20, 40]  # without a wish: every ten minutes
+    assert due_at(Saving(), 1.0) == []
+
+
+def slow_and_fast(mesh: Mesh) -> list[int]:
+    state = prepared().state
+    due = SavingDue(Saving(time=40.0), state, mesh.world)
+    found = []
+    for _ in range(45):
+        state.advance(1.0 + mesh.rank)
+        if due():
+            found.append(state.step)
+    return found
+
+
+def test_ranks_of_different_speed_save_at_the_same_steps() -> None:
+    assert run_world("tests.training.test_fit:slow_and_fast", 2) == [[20, 40], [20, 40]]

@@ -180,15 +180,28 @@ def _removed_unless_begun(run: Run, mesh: Mesh) -> Iterator[None]:
         raise
 
 
+def _same_budget(plan: Plan, training: Training) -> Plan:
+    """The plan of a run that goes on; its number of steps is settled, and schedules depend on it."""
+    if training.budget.time is None:
+        steps = steps_of(training.budget, batch=training.batch, dataset=training.data.train)
+        if steps != plan.steps:
+            raise ModelwrightError(
+                f"the run that is to go on was planned for {plan.steps} steps, and this budget makes {steps}",
+                where="budget",
+                remedy="give the budget it was begun with, or another name for the run",
+            )
+    return plan
+
+
 def _plan(training: Training, run: Run, mesh: Mesh, precision: str) -> Plan:
     """The run's own plan where it is resumed; else the usual values, with a budget of time measured."""
     # Gathered, so that no rank takes the plan that rank 0 is about to write for an earlier one.
     if mesh.world.gather(run.plan() is not None)[0]:
-        return planned(run)
+        return _same_budget(planned(run), training)
     request = PlanRequest(workers=mesh.world.size, threads=torch.get_num_threads(), precision=precision)  # type: ignore[arg-type]
     plan = default_plan(request, detect(), batch=training.batch, kernels=attention_kernels(training.model))
     seconds = None
-    if training.budget.time is not None or training.saving.time is not None:
+    if training.budget.time is not None:
         trial = replace(training, model=copy.deepcopy(training.model))
         plan = measured(plan, measure(Prepared(trial, plan, mesh)), training.batch)
         seconds = plan.prediction.step_seconds if plan.prediction else None

@@ -32,6 +32,11 @@ class Told(Protocol):
         ...
 
     @property
+    def kind(self) -> str:
+        """Short machine-readable name."""
+        ...
+
+    @property
     def message(self) -> str:
         """One sentence."""
         ...
@@ -122,6 +127,8 @@ def speaker(console: Console) -> Callable[[Told], None]:
     def say(event: Told) -> None:
         if event.level != "info":
             console.print(f"[yellow]![/] {escape(event.message)}", highlight=False)
+        elif event.kind == "resumed":
+            console.print(f"resume {escape(event.message)}", highlight=False)
 
     return say
 

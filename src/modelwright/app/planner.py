@@ -24,12 +24,10 @@ def make_plan(
     *,
     batch: int,
     kernels: Sequence[str],
-    timed: bool = False,
 ) -> Plan:
     """The plan that a run executes as written.
 
-    Without ``request.measure`` nothing is measured, except the step time that a budget of time needs, or whatever
-    else is ``timed``.
+    Without ``request.measure`` nothing is measured, except the step time that a budget of time needs.
 
     Raises:
         ModelwrightError: nothing fits, or the budget cannot be turned into steps.
@@ -38,7 +36,7 @@ def make_plan(
         plan = choose(request, cluster, batch=batch, kernels=kernels, measure=measure)
     else:
         plan = default_plan(request, cluster, batch=batch, kernels=kernels)
-        if timed or budget.time is not None:
+        if budget.time is not None:
             plan = measured(plan, measure(plan), batch)
     seconds = plan.prediction.step_seconds if plan.prediction else None
     steps = steps_of(budget, batch=batch, dataset=data.train, step_seconds=seconds)

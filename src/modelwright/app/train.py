@@ -93,6 +93,5 @@ def _plan(recipe: Recipe, run: Run, data: Splits, kernels: Sequence[str], warm: 
         LaunchedMeasure(run, warm, recipe.launch.port),
         batch=recipe.batch,
         kernels=kernels,
-        timed=recipe.saving.time is not None,
     )
     return run.write_plan(plan)

@@ -43,7 +43,7 @@ def fit(
     evaluate: Callable[[bool], dict[str, float]] | None = None,
     evaluate_every: int | None = None,
     save: Callable[[], Path] | None = None,
-    save_every: int | None = None,
+    save_due: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
     """Run ``training`` to its end, or until it stops, evaluating and saving on the way.
 
@@ -55,7 +55,8 @@ def fit(
         state: what it advances.
         evaluate: scores the whole (``True``) or a part of the held-out data; a collective.
         save: writes a checkpoint; a collective.
-        evaluate_every, save_every: steps between; ``None`` for only at the end.
+        evaluate_every: steps between evaluations; ``None`` for only at the end.
+        save_due: asked on every rank after each step; all answer alike.
 
     Yields:
         Every step, evaluation and checkpoint, in the order they happen.
@@ -64,16 +65,12 @@ def fit(
     for step in training:
         yield step
         last = state.step >= state.total
-        if evaluate and _due(evaluate_every, state.step) and not last:
+        if evaluate and evaluate_every and state.step % evaluate_every == 0 and not last:
             yield Evaluated(step=state.step, whole=False, scores=evaluate(False))
-        if save and _due(save_every, state.step) and not last:
+        if save and save_due() and not last:
             yield Saved(step=state.step, path=save())
             saved_at = state.step
     if save and state.step > saved_at:
         yield Saved(step=state.step, path=save())
     if evaluate and state.step >= state.total:
         yield Evaluated(step=state.step, whole=True, scores=evaluate(True))
-
-
-def _due(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0

@@ -10,6 +10,8 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.base.units import Count, Seconds
 from modelwright.objectives import METRICS
 
+USUAL_INTERVAL = 600.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -84,8 +86,8 @@ class Saving:
     """Checkpoints.
 
     Attributes:
-        every: steps between two checkpoints; none means by time, or at the end only.
-        time: time between two checkpoints, turned into steps once; none means by steps, or at the end only.
+        every: steps between two checkpoints; none means by time.
+        time: time between two checkpoints, turned into steps once; none means ten minutes, or by steps.
         keep: how many checkpoints are kept; older ones are removed.
     """
 
@@ -101,6 +103,11 @@ class Saving:
                 "checkpoints are made by steps or by time, not both", where="every", remedy="keep one"
             )
         _positive("keep", self.keep, "at least 1, so that there is one to resume from")
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two checkpoints, where ``every`` is none."""
+        return USUAL_INTERVAL if self.time is None else self.time
 
 
 def _positive(name: str, value: float | None, remedy: str) -> None:

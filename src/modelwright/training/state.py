@@ -85,14 +85,23 @@ class State:
         """Take over a saved state.
 
         Raises:
-            ModelwrightError: names or shapes differ from this model's.
+            ModelwrightError: names, types or shapes differ from this model's, or what places the samples differs.
         """
+        self._check_same_order(numbers)
         _check_same(self.model.state_dict(), model)
         self.model.load_state_dict(model)
         load_optimizer_state(self.optimizer, self.names(), optimizer)
-        self.step, self.total = numbers["step"], numbers["total"]
-        self.batch, self.samples = numbers["batch"], numbers["samples"]
-        self.seed, self.seconds = numbers["seed"], numbers["seconds"]
+        self.step, self.samples, self.seconds = numbers["step"], numbers["samples"], numbers["seconds"]
+
+    def _check_same_order(self, numbers: dict[str, Any]) -> None:
+        """Another batch, seed or total would go on with other samples and another schedule, without a word."""
+        for name in ("batch", "seed", "total"):
+            if numbers[name] != getattr(self, name):
+                raise ModelwrightError(
+                    f"the saved run has {name} {numbers[name]}, this one {getattr(self, name)}",
+                    where=name,
+                    remedy=f"resume with {name} {numbers[name]}, or give the new run another name",
+                )
 
 
 def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

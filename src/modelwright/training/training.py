@@ -23,6 +23,7 @@ from modelwright.optim.schedules.cosine import Cosine
 from modelwright.parallel.layouts.replicate import Replicate, ReplicatedProgram
 from modelwright.parallel.program import LocalProgram
 from modelwright.training import checkpoints
+from modelwright.training.due import SavingDue
 from modelwright.training.evaluation import evaluate
 from modelwright.training.fit import Record, fit
 from modelwright.training.settings import Budget, Evaluation, Saving
@@ -110,7 +111,7 @@ class Prepared:
             evaluate=self.evaluate if self.training.data.held_out is not None else None,
             evaluate_every=evaluation.every,
             save=(lambda: self._save(checkpoint_folder)) if checkpoint_folder is not None else None,
-            save_every=save_every(saving, self.plan),
+            save_due=SavingDue(saving, self.state, self.group),
         )
 
     def evaluate(self, whole: bool) -> dict[str, float]:
@@ -129,23 +130,6 @@ class Prepared:
     def _save(self, folder: Path) -> Path:
         self.program.synchronise()
         return checkpoints.save(self.state, folder, self.group, self.training.saving.keep)
-
-
-def save_every(saving: Saving, plan: Plan) -> int | None:
-    """Steps between checkpoints; an interval in time becomes steps by the plan's measured step time.
-
-    Raises:
-        ModelwrightError: an interval in time, and no step was ever measured.
-    """
-    if saving.time is None:
-        return saving.every
-    if plan.prediction is None:
-        raise ModelwrightError(
-            "an interval in time needs a measured step time, and the plan has none",
-            where="saving.time",
-            remedy="give saving.every in steps, or plan.measure=true",
-        )
-    return max(1, round(saving.time / plan.prediction.step_seconds))
 
 
 def check_fit(training: Training, plan: Plan) -> None:
