@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from tests.recipe.techniques import HERE, Own, own_function
 
-from modelwright.recipe.foreign import Foreign, foreign_classes, parameters
+from modelwright.recipe.foreign import FAMILIES, Foreign, foreign_classes, parameters
 from modelwright.recipe.hints import REQUIRED
 
 
@@ -23,7 +24,29 @@ url: https://example.org/a:b
 
 def test_a_look_alike_of_our_name_is_foreign() -> None:
     assert foreign_classes("model: modelwright_evil.x:Y\n") == ["modelwright_evil.x:Y"]
-    assert foreign_classes("model: modelwright.x:Y\n") == []
+    assert foreign_classes("model: modelwright.models.mlp:MLP\n") == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "modelwright.x:Y",
+        "modelwright:train",
+        "modelwright.launch.warm:subprocess.check_output",
+        "modelwright.models.mlp:MLP.build",
+        "größe:Modell",
+        "_paket.модуль:Класс",
+    ],
+)
+def test_only_listed_techniques_are_ours(path: str) -> None:
+    nested = f"parts: [1, {{deep: [[{{use: '{path}'}}]]}}]\n"
+    assert foreign_classes(f"model: '{path}'\n") == foreign_classes(nested) == [path]
+
+
+def test_every_listed_technique_is_ours() -> None:
+    listed = [path for family in FAMILIES for path in family.listing.values()]
+    assert len(set(listed)) > 15
+    assert [path for path in listed if foreign_classes(f"model: {path}\n")] == []
 
 
 def test_parameters_keep_only_annotations_that_recipes_can_write() -> None:

@@ -46,6 +46,12 @@ class Family:
         return next((name for name, listed in self.listing.items() if listed == path), path)
 
 
+def is_import_path(text: str) -> bool:
+    """Whether ``text`` has the shape ``package.module:Name``: nothing of another shape is ever imported."""
+    module, colon, name = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
+
+
 def import_path(path: str) -> Callable[..., Any]:
     """Import ``package.module:Name``.
 
@@ -53,6 +59,8 @@ def import_path(path: str) -> Callable[..., Any]:
         ModelwrightError: no such module or name, or the module fails while it is imported.
         MissingExtra: the module needs one of our optional parts.
     """
+    if not is_import_path(path):
+        raise ModelwrightError(f"'{path}' is no import path", where=path, remedy="write  package.module:Class")
     module_name, _, name = path.partition(":")
     try:
         target: Any = importlib.import_module(module_name)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from modelwright.base.choice import import_path
+from modelwright.base.choice import import_path, is_import_path
 from modelwright.base.errors import ModelwrightError
+from modelwright.data import DATA, TOKENIZERS
+from modelwright.models import MODELS
+from modelwright.objectives import METRICS, OBJECTIVES
+from modelwright.optim import OPTIMIZERS, SCHEDULES
 from modelwright.recipe.hints import REQUIRED, Slot, is_simple
 from modelwright.recipe.tree import Fields, Leaf, Node, grow
 
-PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-OURS = ("modelwright.", "modelwright:")
+FAMILIES = (DATA, TOKENIZERS, MODELS, OBJECTIVES, METRICS, OPTIMIZERS, SCHEDULES)
+OURS = frozenset(path for family in FAMILIES for path in family.listing.values())
+"""The listed techniques. Anything else is foreign, even from our own modules: they import others' functions."""
 
 SUPPLIED: Mapping[str, frozenset[str]] = {
     "model": frozenset({"vocabulary", "features", "classes"}),
@@ -101,7 +105,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, Slot], bool]:
 
 
 def foreign_classes(text: str, *, source: str = "recipe") -> list[str]:
-    """The import paths in a recipe's text that are not modelwright's, sorted; nothing is imported.
+    """The import paths in a recipe's text that are not modelwright's techniques, sorted; nothing is imported.
 
     It errs on the safe side: any text that looks like an import path counts, except the run's name.
 
@@ -111,8 +115,7 @@ def foreign_classes(text: str, *, source: str = "recipe") -> list[str]:
     root, _ = grow(text, source=source)
     if isinstance(root, Fields):
         root = Fields({key: node for key, node in root.nodes.items() if key != "name"}, root.place)
-    found = {value for value in _texts(root) if PATH.fullmatch(value)}
-    return sorted(path for path in found if not path.startswith(OURS))
+    return sorted({text for text in _texts(root) if is_import_path(text)} - OURS)
 
 
 def _texts(node: Node) -> list[str]:
