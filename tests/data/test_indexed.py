@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,23 @@ def test_documents_of_several_sequences_are_read(tmp_path: Path) -> None:
 def test_tokens_stay_on_disk(tmp_path: Path) -> None:
     _write(tmp_path / "x")
     assert isinstance(Indexed(tmp_path / "x").tokens, np.memmap)
+
+
+def test_the_index_stays_on_disk(tmp_path: Path) -> None:
+    _write(tmp_path / "x", [[1]] * 200_000, 10)
+    tracemalloc.start()
+    indexed = Indexed(tmp_path / "x")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 200_000
+    assert indexed.document(199_999).tolist() == [1]
+
+
+@pytest.mark.parametrize("number", [-1, 4])
+def test_documents_that_are_not_there(number: int, tmp_path: Path) -> None:
+    _write(tmp_path / "x")
+    with pytest.raises(IndexError):
+        Indexed(tmp_path / "x").document(number)
 
 
 def test_documents_are_streamed(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
-from modelwright.data.manifest import NAME, read_manifest, verify, write_manifest
+from modelwright.data.manifest import NAME, check, read_manifest, verify, write_manifest
 
 
 @pytest.fixture
@@ -43,6 +45,21 @@ def test_altered_files_are_seen_by_verify_only(folder: Path) -> None:
     with pytest.raises(ModelwrightError, match="altered") as caught:
         verify(folder)
     assert caught.value.where == str(folder / "a.bin")
+
+
+@pytest.mark.parametrize(("limit", "reads"), [(4, True), (3, False)])
+def test_large_folders_are_checked_by_size_and_that_is_told(limit: int, reads: bool, folder: Path) -> None:
+    told: list[events.Event] = []
+    with events.listening(told.append):
+        check(folder, limit)
+        (folder / "a.bin").write_bytes(b"abcX")
+        with pytest.raises(ModelwrightError, match="altered") if reads else nullcontext():
+            check(folder, limit)
+        (folder / "a.bin").write_bytes(b"abc")
+        with pytest.raises(ModelwrightError, match="3 bytes"):
+            check(folder, limit)
+    assert {event.kind for event in told} == (set() if reads else {"hashes-not-checked"})
+    assert all(str(folder) in event.message for event in told)
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"format": 1}', '{"format": "x", "files": {}}'])

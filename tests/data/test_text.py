@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import importlib
+import linecache
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,51 @@ def test_what_is_asked_for_chooses_the_folder(notes: Path, tmp_path: Path) -> No
     assert len({folder, *(other.prepare(cache) for other in others)}) == 4
     (notes / "deep" / "0.txt").write_text("changed", "utf-8")
     assert data.prepare(cache) != folder
+
+
+def test_the_code_of_a_tokenizer_chooses_the_folder(
+    notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, data = tmp_path / "cache", _data(notes, tokenizer=Bpe(vocabulary=300))
+    folder = data.prepare(cache)
+    assert data.prepare(cache) == folder
+    monkeypatch.setattr(Bpe, "library", "tokenizers 99")
+    assert data.prepare(cache) != folder
+
+
+def test_the_source_of_a_foreign_tokenizer_chooses_the_folder(
+    notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+from dataclasses import dataclass
+from modelwright.data.byte import Byte
+@dataclass(frozen=True, kw_only=True)
+class Own(Byte):
+    pass
+"""
+    monkeypatch.syspath_prepend(tmp_path)
+    folders = set()
+    for line in ("", "# another version"):
+        (tmp_path / "own_tokenizer.py").write_text(source + line, "utf-8")
+        monkeypatch.delitem(sys.modules, "own_tokenizer", raising=False)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        own = importlib.import_module("own_tokenizer").Own()
+        folders |= {_data(notes, tokenizer=own).prepare(tmp_path / "cache") for _ in range(2)}
+    assert len(folders) == 2
+
+
+def test_held_out_windows_see_the_end_of_the_document_before(notes: Path, tmp_path: Path) -> None:
+    """What the documentation says: a border is marked, it is no clean start."""
+    data = _data(notes, held_out=0.5)
+    folder = data.prepare(tmp_path / "cache")
+    indexed = Indexed(folder / "held_out")
+    window = int(indexed.document_starts[1]) // 8
+    splits = data.open(folder)
+    assert splits.held_out is not None
+    seen = read(splits.held_out, [window])["inputs"][0].tolist()
+    assert seen == indexed.tokens[window * 8 : window * 8 + 8].tolist()
+    assert 256 in seen[1:]
 
 
 def test_empty_files_and_copies_are_left_out_and_told(notes: Path, tmp_path: Path) -> None:

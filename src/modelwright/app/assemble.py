@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from modelwright.app.places import data_cache
-from modelwright.base.files import read_json, write_json
-from modelwright.data import Splits
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.events import emit
+from modelwright.base.files import make_folder, read_json, write_json
+from modelwright.data import Splits, Tokenizer, TokenizerTechnique
+from modelwright.data.manifest import NAME as MANIFEST
+from modelwright.data.manifest import check
 from modelwright.optim import Optimizer
 from modelwright.recipe import Recipe, load_recipe
 from modelwright.recipe.build import build_model, filled_model, open_data, reopen_data
@@ -19,20 +24,41 @@ from modelwright.recipe.own import build_objective, build_optimizer, build_sched
 from modelwright.runs import Run
 from modelwright.training.training import Training
 
+if TYPE_CHECKING:
+    from modelwright.data import Batch, Positions
+
 _DATA = "data.json"
+_TOKENIZER = "tokenizer"
 
 
 def prepare(recipe: Recipe, run: Run) -> Splits:
-    """Prepare the recipe's data, open it, and note in the run where it lies."""
+    """Prepare the recipe's data, check it, open it; the run notes where it lies and keeps its tokenizer.
+
+    Raises:
+        ModelwrightError: preparing fails, or what was prepared is damaged.
+    """
     folder, data = open_data(recipe, data_cache())
-    write_json(run.path / _DATA, {"format": 1, "folder": str(folder)})
+    if (folder / MANIFEST).is_file():
+        check(folder)
+    _keep_tokenizer(recipe, data, run)
+    _note(run, folder)
     return data
 
 
-def assemble(run: Run) -> Training:
-    """The training that the run's recipe describes; the model's first weights follow from the seed."""
+def assemble(run: Run, *, with_data: bool = True) -> Training:
+    """The training that the run's recipe describes; the model's first weights follow from the seed.
+
+    Args:
+        run: the run.
+        with_data: ``False`` takes a language model's tokenizer from the run and leaves its data alone, which may
+            be gone: enough to generate text. A run that holds no tokenizer needs its data all the same.
+
+    Raises:
+        ModelwrightError: the run's data is gone, or is not what it was trained on.
+    """
     recipe = load_recipe(run.recipe_path)
-    data = _prepared(recipe, run)
+    data = None if with_data else _only_tokenizer(recipe, run)
+    data = data or _prepared(recipe, run)
     torch.manual_seed(recipe.seed)
     return Training(
         model=build_model(filled_model(recipe, data.facts)),
@@ -49,13 +75,110 @@ def assemble(run: Run) -> Training:
     )
 
 
+def tokenizer_of(run: Run) -> Tokenizer | None:
+    """The tokenizer that the run keeps; ``None`` where it keeps none.
+
+    Raises:
+        ModelwrightError: its file is damaged.
+    """
+    return _kept_tokenizer(load_recipe(run.recipe_path), run)
+
+
 def _prepared(recipe: Recipe, run: Run) -> Splits:
-    """The data as noted in the run; prepared anew where the run was copied to another machine."""
-    noted = run.path / _DATA
-    folder = Path(read_json(noted)["folder"]) if noted.exists() else None
-    if folder is not None and folder.is_dir():
-        return reopen_data(recipe, folder)
-    return prepare(recipe, run)
+    """The data as noted in the run; made anew, and the same, where that folder is gone."""
+    noted = _noted(run)
+    if noted is None:
+        return prepare(recipe, run)
+    for place in (noted, data_cache() / noted.name):  # the name is a key of the content
+        if place.is_dir():
+            return reopen_data(recipe, place)
+    folder, data = _made_anew(recipe, noted)
+    if folder.name != noted.name:
+        _refuse_other(run, data, noted, folder)
+    _note(run, folder)
+    return data
+
+
+def _made_anew(recipe: Recipe, noted: Path) -> tuple[Path, Splits]:
+    try:
+        return open_data(recipe, data_cache())
+    except ModelwrightError as error:
+        what = f"the data that this run was trained on is no longer in {noted}, and cannot be made again: {error.what}"
+        raise ModelwrightError(what, where=error.where, remedy=error.remedy) from error
+
+
+def _refuse_other(run: Run, data: Splits, noted: Path, folder: Path) -> None:
+    """Tokens of another text or tokenizer mean other things to the same weights; other data is only told of."""
+    what = (
+        f"the data is not what the run '{run.name}' was trained on: that was {noted.name}, which is gone from"
+        f" {noted.parent}; from what lies there now comes {folder.name}"
+    )
+    if data.tokenizer is None:
+        emit("data-changed", what, level="warning", noted=str(noted), found=str(folder))
+        return
+    raise ModelwrightError(
+        what,
+        where=str(run.path / _DATA),
+        remedy=f"restore the text and the versions it was prepared with (env.json has them), or copy the folder"
+        f" {noted.name} to {data_cache()}; to learn from the text as it is now, train anew",
+    )
+
+
+def _noted(run: Run) -> Path | None:
+    path = run.path / _DATA
+    if not path.exists():
+        return None
+    try:
+        return Path(read_json(path)["folder"])
+    except (KeyError, TypeError) as error:
+        raise ModelwrightError(
+            "the file does not say where the data lies", where=str(path), remedy="restore it from a copy"
+        ) from error
+
+
+def _note(run: Run, folder: Path) -> None:
+    write_json(run.path / _DATA, {"format": 1, "folder": str(folder), "name": folder.name})
+
+
+def _keep_tokenizer(recipe: Recipe, data: Splits, run: Run) -> None:
+    """Weights mean nothing without it, and the cache may be cleared. Data of the user's own keeps its own."""
+    if data.tokenizer is not None and _technique(recipe) is not None:
+        make_folder(run.path / _TOKENIZER)
+        data.tokenizer.save(run.path / _TOKENIZER)
+
+
+def _kept_tokenizer(recipe: Recipe, run: Run) -> Tokenizer | None:
+    technique, folder = _technique(recipe), run.path / _TOKENIZER
+    return technique.load(folder) if technique is not None and folder.is_dir() else None
+
+
+def _technique(recipe: Recipe) -> TokenizerTechnique | None:
+    technique: Any = getattr(recipe.data, "tokenizer", None)
+    return technique if hasattr(technique, "load") else None
+
+
+def _only_tokenizer(recipe: Recipe, run: Run) -> Splits | None:
+    tokenizer = _kept_tokenizer(recipe, run)
+    context = getattr(recipe.data, "context", None)
+    if tokenizer is None or context is None:
+        return None
+    facts: Mapping[str, int] = {"vocabulary": tokenizer.vocabulary}
+    return Splits(_Blank(int(context), tokenizer.end_of_text), None, facts, tokenizer)
+
+
+@dataclass(frozen=True)
+class _Blank:
+    """One window of ends of text, where the data itself is not at hand."""
+
+    context: int
+    end_of_text: int
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitems__(self, positions: Positions) -> Batch:
+        blank = torch.full((len(positions), self.context), self.end_of_text)
+        return {"inputs": blank, "targets": blank.clone()}
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Splits:
 
     Attributes:
         train: samples to learn from.
-        held_out: samples to judge by, if there are any.
+        held_out: samples to judge by, if there are any. Windows of text cross the borders of documents.
         facts: numbers a model needs, such as ``vocabulary``, ``features``, ``classes``.
         tokenizer: what made the tokens, for text.
         documents: the held-out texts as they were, as a yardstick for compressors.

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from modelwright.base.files import read_json, write_text
 from modelwright.base.units import Count
 
 try:
+    import tokenizers
     from tokenizers import AddedToken, Regex, decoders, pre_tokenizers
     from tokenizers import Tokenizer as Engine
     from tokenizers.models import BPE
@@ -128,6 +130,8 @@ class Bpe:
     """
 
     vocabulary: Count = 2048
+
+    library: ClassVar[str] = f"tokenizers {tokenizers.__version__}"
 
     def __post_init__(self) -> None:
         if self.vocabulary < 257:

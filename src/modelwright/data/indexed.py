@@ -1,4 +1,4 @@
-"""Tokens on disk in Megatron's ``.bin``/``.idx`` format, memory-mapped.
+"""Tokens on disk in Megatron's ``.bin``/``.idx`` format, both memory-mapped.
 
 ``PREFIX.bin`` is all tokens, one document after the other. ``PREFIX.idx``, little-endian: magic, version
 (u64), code of the tokens' type (u8), numbers of sequences and of document bounds (u64 each), sizes of the
@@ -67,7 +67,6 @@ class Indexed:
 
     Attributes:
         tokens: all of them in a row, ``[tokens]``, on disk until they are read.
-        document_starts: where each document begins among them, int64 ``[documents]``.
 
     Args:
         prefix: path without ``.bin`` and ``.idx``.
@@ -79,21 +78,35 @@ class Indexed:
     def __init__(self, prefix: Path) -> None:
         code, sizes, pointers, bounds = _read_index(_idx(prefix))
         kind = np.dtype(_TYPES[code])
-        total = int(sizes.sum(dtype=np.int64))
-        starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        if not np.array_equal(starts[:-1] * kind.itemsize, pointers) or bounds.max(initial=0) > len(sizes):
+        ends = np.cumsum(sizes, dtype=np.int64)
+        follow = np.array_equal((ends - sizes) * kind.itemsize, pointers)
+        if not follow or bounds.min(initial=0) < 0 or bounds.max(initial=0) > len(sizes):
             raise _damaged(_idx(prefix), "its sequences do not follow one another")
+        total = int(ends[-1]) if len(ends) else 0
         _expect_bytes(_bin(prefix), total * kind.itemsize)
         self.tokens: NDArray[Any] = _mapped(_bin(prefix), kind, total)
-        self.document_starts: NDArray[np.int64] = starts[bounds[:-1]]
-        self._document_ends = starts[bounds[1:]]
+        self._pointers, self._bounds = pointers, bounds
 
     def __len__(self) -> int:
-        return len(self.document_starts)
+        return max(0, len(self._bounds) - 1)
+
+    @property
+    def document_starts(self) -> NDArray[np.int64]:
+        """Where each document begins among the tokens, int64 ``[documents]``; made anew at each call."""
+        places = np.append(self._pointers, self.tokens.nbytes) // self.tokens.itemsize
+        return np.asarray(places[self._bounds[:-1]], dtype=np.int64)
 
     def document(self, number: int) -> NDArray[Any]:
         """Tokens of one document, a view."""
-        return self.tokens[self.document_starts[number] : self._document_ends[number]]
+        if not 0 <= number < len(self):
+            raise IndexError(f"document {number} of {len(self)}")
+        return self.tokens[self._place(self._bounds[number]) : self._place(self._bounds[number + 1])]
+
+    def _place(self, sequence: int) -> int:
+        """Where a sequence begins among the tokens; one past the last sequence begins at their end."""
+        if sequence == len(self._pointers):
+            return len(self.tokens)
+        return int(self._pointers[sequence]) // self.tokens.itemsize
 
 
 def _bin(prefix: Path) -> Path:
@@ -124,21 +137,22 @@ def _write_index(path: Path, sizes: NDArray[np.int64], kind: np.dtype[Any]) -> N
 
 def _read_index(path: Path) -> tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            header = file.read(_HEADER.size)
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
-    if len(content) < _HEADER.size:
+    if len(header) < _HEADER.size:
         raise _damaged(path, "it is cut short")
-    magic, version, code, sequences, bounds = _HEADER.unpack_from(content)
+    magic, version, code, sequences, bounds = _HEADER.unpack(header)
     if magic != _MAGIC or version != _VERSION or code not in _TYPES:
         raise _damaged(path, "it is no Megatron index of version 1")
     _expect_bytes(path, _HEADER.size + 12 * sequences + 8 * bounds)
     places = np.cumsum([_HEADER.size, 4 * sequences, 8 * sequences])
     return (
         code,
-        np.frombuffer(content, "<i4", sequences, int(places[0])),
-        np.frombuffer(content, "<i8", sequences, int(places[1])),
-        np.frombuffer(content, "<i8", bounds, int(places[2])),
+        _mapped(path, np.dtype("<i4"), sequences, int(places[0])),
+        _mapped(path, np.dtype("<i8"), sequences, int(places[1])),
+        _mapped(path, np.dtype("<i8"), bounds, int(places[2])),
     )
 
 
@@ -150,10 +164,10 @@ def _expect_bytes(path: Path, expected: int) -> None:
         raise _damaged(path, f"it has {found} bytes where {expected} are expected")
 
 
-def _mapped(path: Path, kind: np.dtype[Any], length: int) -> NDArray[Any]:
+def _mapped(path: Path, kind: np.dtype[Any], length: int, offset: int = 0) -> NDArray[Any]:
     if length == 0:  # nothing can be mapped from an empty file
         return np.empty(0, dtype=kind)
-    return np.memmap(path, dtype=kind, mode="r", shape=(length,))
+    return np.memmap(path, dtype=kind, mode="r", offset=offset, shape=(length,))
 
 
 def _damaged(path: Path, what: str) -> ModelwrightError:

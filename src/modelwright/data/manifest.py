@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import read_json, write_json
+from modelwright.base.units import bytes_text
 
 FORMAT = 1
+HASHED_BYTES = 2 * 1024**3
 NAME = "manifest.json"
 
 
@@ -62,6 +65,26 @@ def verify(folder: Path) -> None:
     for name, entry in read_manifest(folder)["files"].items():
         if file_hash(folder / name) != entry["sha256"]:
             raise _damaged(folder / name, "the file was altered: its hash is not the one it was written with")
+
+
+def check(folder: Path, limit: int = HASHED_BYTES) -> None:
+    """What :func:`verify` does, for a folder of up to ``limit`` bytes; of a larger one the sizes, which is told.
+
+    Raises:
+        ModelwrightError: names the first file that is missing, cut short or altered.
+    """
+    total = sum(int(entry["bytes"]) for entry in read_manifest(folder)["files"].values())
+    if total <= limit:
+        verify(folder)
+        return
+    command = f"from modelwright.data.manifest import *; verify(Path({str(folder)!r}))"
+    events.emit(
+        "hashes-not-checked",
+        f"{bytes_text(total)} of prepared data have the right sizes; comparing their hashes would take long."
+        f' To do so: python -c "{command}"',
+        folder=str(folder),
+        bytes=total,
+    )
 
 
 def _check_size(path: Path, expected: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -189,8 +191,20 @@ class _Decoded:
 
 
 def _settings(tokenizer: Any) -> dict[str, Any]:
+    """What decides which tokens a text becomes: the technique, its fields, and the code behind both."""
     kind = type(tokenizer)
-    return {"use": f"{kind.__module__}:{kind.__qualname__}", **asdict(tokenizer)}
+    use = f"{kind.__module__}:{kind.__qualname__}"
+    code = getattr(kind, "library", "") if use in TOKENIZERS.listing.values() else _code_hash(kind)
+    return {"use": use, **asdict(tokenizer)} | ({"code": code} if code else {})
+
+
+def _code_hash(kind: type) -> str:
+    """A hash of the module that a class of the user's own stands in; ``""`` where its text is not to be had."""
+    try:
+        source = inspect.getsource(sys.modules[kind.__module__])
+    except (KeyError, OSError, TypeError):
+        return ""
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _write(prefix: Path, documents: Iterable[tuple[str, bytes]], tokenizer: Tokenizer) -> tuple[int, int]:
@@ -199,7 +213,10 @@ def _write(prefix: Path, documents: Iterable[tuple[str, bytes]], tokenizer: Toke
 
 
 def _begun(tokens: NDArray[Any], end_of_text: int) -> NDArray[Any]:
-    """Tokens after an end of text: a document's first one is predicted too, and from a clean start."""
+    """Tokens after an end of text: a document's first one is predicted too, and sees that a text begins.
+
+    It is no clean start: windows run across documents, so the end of the one before is still in sight.
+    """
     return np.concatenate([[end_of_text], tokens])
 
 

@@ -26,6 +26,9 @@ class TokenWindows:
     tokens before it (near the start there are fewer); targets that an earlier window has scored, and those
     after the end, are -100.
 
+    Windows cross the borders of documents: the first tokens of a document see the end of the one before it, then
+    its end of text. A compressor that is given each file alone has no such sight.
+
     Args:
         indexed: the tokens.
         context: tokens in a window.
