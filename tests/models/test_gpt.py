@@ -9,6 +9,8 @@ from torch import Tensor
 from modelwright.base.errors import ModelwrightError
 from modelwright.models.attention import attention_kernels, rotate, rotations, set_attention
 from modelwright.models.gpt import GPT, GPTModule
+from modelwright.optim.adamw import AdamW
+from modelwright.optim.muon import Muon
 
 SMALL = {"vocabulary": 29, "layers": 2, "width": 24, "heads": 4}
 
@@ -248,3 +250,15 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
 def test_an_open_vocabulary_is_refused_when_built() -> None:
     with pytest.raises(ModelwrightError, match="vocabulary is not known"):
         GPT().build()
+
+
+def test_scales_of_heads_begin_at_one_and_are_no_matrices() -> None:
+    """A matrix would be drawn at random, decayed by AdamW and orthogonalised by Muon."""
+    model = GPT(**SMALL, qk_norm=True, kv_heads=2).build()  # type: ignore[arg-type]
+    scales = [parameter for name, parameter in model.named_parameters() if "query_norm" in name or "key_norm" in name]
+    assert {tuple(scale.shape) for scale in scales} == {(4,), (2,)}
+    assert all(bool(scale.eq(1).all()) for scale in scales)
+    muon, *_ = Muon().build(model).param_groups
+    decayed, *_ = AdamW(weight_decay=0.1).build(model).param_groups
+    for group in (muon, decayed):
+        assert not {id(parameter) for parameter in group["params"]} & {id(scale) for scale in scales}

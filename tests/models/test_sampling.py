@@ -74,3 +74,10 @@ def test_the_model_sees_the_last_tokens_and_gets_its_mode_back() -> None:
 def test_wrong_arguments_are_refused_at_once(settings: dict[str, object]) -> None:
     with pytest.raises(ModelwrightError):
         sample(Fixed(), **{"tokens": [0], "length": 1, "context": 1, **settings})  # type: ignore[arg-type]
+
+
+def test_frozen_modules_keep_their_mode() -> None:
+    model = nn.Sequential(Counting(), nn.Dropout(), nn.Dropout()).train()
+    model[1].eval()
+    assert list(sample(model, [0], length=2, context=2, temperature=0)) == [1, 2]
+    assert [module.training for module in model.modules()] == [True, True, False, True]

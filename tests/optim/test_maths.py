@@ -120,6 +120,24 @@ def test_muon_takes_hidden_matrices_only() -> None:
     assert (muon["lr"], decayed["lr"], rest["base_lr"]) == (0.02, 3e-3, 3e-3)
 
 
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.multihead_attn = nn.MultiheadAttention(4, 2)
+        self.headline = nn.Linear(4, 4)
+        self.model = nn.ModuleDict({"head": nn.Linear(4, 4), "lm_head": nn.Linear(4, 4)})
+        self.token_embeddings = nn.Linear(4, 4)
+
+
+def test_names_for_adamw_are_compared_with_whole_parts() -> None:
+    model = Attending()
+    muon, *_ = Muon().build(model).param_groups
+    attention = {"multihead_attn.in_proj_weight", "multihead_attn.out_proj.weight"}
+    assert members(model, muon) == {*attention, "headline.weight"}
+    muon, *_ = Muon(adamw_names=("multihead_attn.*", "*head")).build(model).param_groups
+    assert members(model, muon) == {"headline.weight", "token_embeddings.weight"}
+
+
 def test_muon_without_hidden_matrix_is_refused() -> None:
     model = nn.Module()
     model.head = nn.Linear(3, 3)

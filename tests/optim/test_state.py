@@ -13,7 +13,7 @@ from modelwright.optim.adamw import AdamW
 from modelwright.optim.groups import trainable
 from modelwright.optim.muon import Muon
 from modelwright.optim.sgd import SGD
-from modelwright.optim.state import load_optimizer_state, optimizer_state
+from modelwright.optim.state import changed_settings, group_settings, load_optimizer_state, optimizer_state
 
 
 def names(model: nn.Module) -> dict[Tensor, str]:
@@ -121,3 +121,54 @@ def test_trainable_names_tied_parameters_once() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
     model[1].weight = model[0].weight
     assert list(trainable(model)) == ["0.weight", "0.bias", "1.bias"]
+
+
+class CountingInGroups(torch.optim.Optimizer):
+    """Like schedule-free optimizers, it counts in its groups."""
+
+    def __init__(self, parameters: list[Tensor], extra: object = ()) -> None:
+        super().__init__([{"params": parameters, "base_lr": 1.0}], {"lr": 1.0, "k": 0, "warm": False, "extra": extra})
+        self.param_groups[0]["seen"] = torch.zeros(2)
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        group = self.param_groups[0]
+        group["k"], group["warm"], group["weight_sum"], group["lr"] = group["k"] + 1, True, 0.25, 0.5
+        group["seen"] += 1
+
+
+def test_what_an_optimizer_changes_in_its_groups_comes_back(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2, bias=False)
+    optimizer, fresh = CountingInGroups([model.weight]), CountingInGroups([model.weight])
+    built = group_settings(optimizer)
+    assert changed_settings(optimizer, built) == {}
+    optimizer.step()
+    optimizer.step()
+    save_file(changed_settings(optimizer, built), tmp_path / "state.safetensors")
+    saved = load_file(tmp_path / "state.safetensors")
+    assert saved.keys() == {f"param_groups/0/{key}" for key in ("k:int", "warm:bool", "weight_sum:float", "seen")}
+    load_optimizer_state(fresh, names(model), saved)
+    found = fresh.param_groups[0]
+    assert (found["k"], found["warm"], found["weight_sum"], found["seen"].tolist()) == (2, True, 0.25, [2.0, 2.0])
+    assert found["lr"] == 1.0  # the schedule's
+    assert changed_settings(fresh, built).keys() == saved.keys()  # saved again after a resumption
+
+
+def test_groups_that_need_pickle_or_are_not_there_are_refused() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    optimizer = CountingInGroups([model.weight], extra=[1])
+    built = group_settings(optimizer)
+    optimizer.param_groups[0]["extra"].append(2)
+    with pytest.raises(ModelwrightError, match="keeps a list"):
+        changed_settings(optimizer, built)
+    with pytest.raises(ModelwrightError, match="has a group 1"):
+        load_optimizer_state(optimizer, names(model), {"param_groups/1/k:int": torch.tensor(3)})
+
+
+@pytest.mark.parametrize("technique", [SGD(momentum=0.9), AdamW(), Muon()])
+def test_our_optimizers_change_nothing_in_their_groups(technique: AdamW | SGD | Muon) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = technique.build(model)
+    built = group_settings(optimizer)
+    model(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    assert changed_settings(optimizer, built) == {}

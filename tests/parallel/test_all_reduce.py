@@ -232,6 +232,7 @@ def strided(mesh: Mesh) -> list[Any]:
     with exchange.backward(last=True):
         (parameter * weights).sum().backward()
     exchange.before_step()
+    assert parameter.grad.stride() == parameter.stride()
     return parameter.grad.tolist()
 
 
@@ -284,6 +285,7 @@ class Normed(nn.Module):
         self.layer = nn.Linear(3, 2)
         self.norm = nn.BatchNorm1d(2)
         self.frozen = nn.Parameter(torch.rand(2), requires_grad=False)
+        self.register_buffer("unsaved", torch.rand(2), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.norm(self.layer(inputs)) + self.frozen
@@ -294,7 +296,7 @@ def replicate(mesh: Mesh) -> dict[str, Any]:
     program = LocalProgram(Normed(seed=mesh.rank), Regression(), device=torch.device("cpu"))
     with listening(events.append):
         replicated = Replicate().apply(program, mesh)
-    begin = [value.sum().item() for value in replicated.tensors().values()]
+    begin = [value.sum().item() for value in (*replicated.tensors().values(), replicated.model.unsaved)]
     torch.manual_seed(mesh.rank)
     batch = {"inputs": torch.randn(4, 3), "targets": torch.randn(4, 2)}
     replicated.forward_backward([batch], {"squared-error": torch.tensor(16)})
@@ -314,7 +316,8 @@ def replicate(mesh: Mesh) -> dict[str, Any]:
 def test_replicas_begin_alike_and_stay_alike() -> None:
     first, second = run_world(f"{HERE}:replicate", 2)
     assert first["begin"] == second["begin"]
-    assert first["begin"] == [value.sum().item() for value in Normed(seed=0).state_dict().values()]
+    model = Normed(seed=0)
+    assert first["begin"] == [value.sum().item() for value in (*model.state_dict().values(), model.unsaved)]
     assert first["gradients"] == second["gradients"]
     assert first["frozen"]
     assert first["apart"] != second["apart"]  # each saw its own samples

@@ -61,20 +61,23 @@ class Attention(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """Give each head of ``x [batch, time, heads, head_width]`` root mean square ``weight [heads, 1]``.
+    """Give each head of ``x [batch, time, heads, head_width]`` root mean square ``weight [heads]``.
 
     Written out, with one weight a head, because on CPU in bfloat16 this takes half the time of
-    ``nn.RMSNorm``, which moreover warns that input and weight differ in dtype.
+    ``nn.RMSNorm``, which moreover warns that input and weight differ in dtype. The weight is no matrix, so that
+    optimizers neither decay nor orthogonalise it.
     """
 
     def __init__(self, heads: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(heads, 1))
+        self.weight = nn.Parameter(torch.ones(heads))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [batch, time, heads, head_width]`` -> the same shape and dtype."""
-        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps)
-        return x * (scale * self.weight.to(x.dtype))
+        # That of bfloat16 would be as large as a fresh query's mean square: another function than in float32.
+        eps = min(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        return x * (scale * self.weight.to(x.dtype).unsqueeze(-1))
 
 
 def rotations(time: int, head_width: int, base: float, *, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.models.modes import evaluating
 
 
 def sample(
@@ -24,7 +25,7 @@ def sample(
     """Yield up to ``length`` tokens that continue ``tokens``.
 
     The same seed gives the same tokens on the same machine. The model is in evaluation mode while it computes
-    and returns to its former mode when the iterator ends.
+    and each module returns to its former mode when the iterator ends.
 
     Args:
         model: tokens ``[1, time]`` -> logits ``[1, time, vocabulary]``.
@@ -71,16 +72,13 @@ class _Choice:
 def _continue(
     model: nn.Module, text: list[int], length: int, context: int, choose: _Choice, stop: int | None
 ) -> Iterator[int]:
-    was_training = model.training
-    try:
+    with evaluating(model):
         for _ in range(length):
             token = choose(_last_logits(model.eval(), text[-context:]))
             if token == stop:
                 return
             text.append(token)
             yield token
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()

@@ -15,6 +15,10 @@ Kind = Callable[..., torch.optim.Optimizer]
 def fused_or_foreach(kind: Kind, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
     """``kind(groups, fused=True, ...)``; where torch has no such kernel for these parameters, an event tells."""
     parameters = [parameter for group in groups for parameter in group["params"]]
+    if gaps := sum(not _fills_its_memory(parameter) for parameter in parameters):
+        reason = f"{gaps} parameters are views with gaps in memory, which the kernel would misread"
+        emit("optimizer-not-fused", f"the optimizer runs without its fused kernel: {reason}", reason=reason)
+        return kind(groups, foreach=True, **settings)
     try:
         for device, dtype in {(parameter.device, parameter.dtype) for parameter in parameters}:
             _try(kind, device, dtype)
@@ -22,6 +26,11 @@ def fused_or_foreach(kind: Kind, groups: list[dict[str, Any]], **settings: Any) 
         emit("optimizer-not-fused", f"the optimizer runs without its fused kernel: {error}", reason=str(error))
         return kind(groups, foreach=True, **settings)
     return kind(groups, fused=True, **settings)
+
+
+def _fills_its_memory(parameter: torch.Tensor) -> bool:
+    """Whether gradient and moments, which torch makes dense, get the strides of the parameter."""
+    return parameter.stride() == torch.empty_like(parameter, device="meta").stride()
 
 
 def _try(kind: Kind, device: torch.device, dtype: torch.dtype) -> None:

@@ -38,7 +38,8 @@ class Muon:
         adamw_eps: eps of the rest.
         adamw_weight_decay: decoupled decay of the rest; never of tensors of fewer than two dims.
         adamw_names: patterns of names of matrices that belong to the rest; those of ``nn.Embedding`` always
-            do.
+            do. A pattern is compared with the whole name (``decoder.3.*``) and with each part of it between the
+            dots: ``head`` is in ``model.head.weight``, not in ``multihead_attn.out_proj.weight``.
     """
 
     lr: float = 0.02
@@ -49,7 +50,7 @@ class Muon:
     adamw_betas: tuple[float, float] = (0.9, 0.95)
     adamw_eps: float = 1e-8
     adamw_weight_decay: float = 0.0
-    adamw_names: tuple[str, ...] = ("*embedding*", "*head*")
+    adamw_names: tuple[str, ...] = ("*embedding*", "head", "*_head")
 
     sees: ClassVar[Literal["elements", "tensors"]] = "tensors"
 
@@ -83,9 +84,7 @@ class Muon:
         hidden = {
             name: parameter
             for name, parameter in parameters.items()
-            if parameter.dim() == 2
-            and parameter not in embeddings
-            and not any(fnmatchcase(name, pattern) for pattern in self.adamw_names)
+            if parameter.dim() == 2 and parameter not in embeddings and not _matches(name, self.adamw_names)
         }
         if not hidden:
             raise ModelwrightError(
@@ -94,6 +93,11 @@ class Muon:
                 remedy="choose the optimizer adamw, or change adamw_names",
             )
         return hidden
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    parts = (name, *name.split("."))
+    return any(fnmatchcase(part, pattern) for pattern in patterns for part in parts)
 
 
 def _embedding_weights(model: nn.Module) -> Iterable[Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from modelwright.base.events import emit
 from modelwright.optim import Optimizer
 from modelwright.optim.joined import Joined
 
-_NUMBERS = {"int": int, "float": float}
+_NUMBERS: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "bool": bool}
+_GROUPS = "param_groups/"
+_NOT_SAVED = ("params", "lr", "base_lr")  # who sets them: the model, the schedule, the recipe
 # What torch's optimizers read back. State of another optimizer would lie there unread, so it is refused.
 _KEYS: dict[type, set[str]] = {
     torch.optim.SGD: {"momentum_buffer"},
@@ -46,16 +49,45 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[Any, str]) -> dict[str,
     return tensors
 
 
+def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Copies of the settings of each group, to be compared by :func:`changed_settings` later."""
+    return [{key: _copied(value) for key, value in _settings(group)} for group in optimizer.param_groups]
+
+
+def changed_settings(optimizer: Optimizer, built: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """What the optimizer itself has changed in its groups, as ``{"param_groups/NUMBER/KEY": tensor}``.
+
+    Some optimizers count there (schedule-free ones, Prodigy). Learning rates are left out: they are set in each step.
+
+    Args:
+        optimizer: whose groups to look at.
+        built: :func:`group_settings` of the optimizer when it was new.
+
+    Raises:
+        ModelwrightError: something was changed that is neither tensor nor number.
+    """
+    tensors = {}
+    for number, (group, before) in enumerate(zip(optimizer.param_groups, built, strict=False)):
+        for key, value in _settings(group):
+            if value is not None and not _equal(value, before.get(key)):
+                path = f"{_GROUPS}{number}/{key}"
+                suffix, tensor = _as_tensor(value, path)
+                tensors[path + suffix] = tensor
+    return tensors
+
+
 def load_optimizer_state(optimizer: Optimizer, names: Mapping[Any, str], tensors: Mapping[str, Tensor]) -> None:
     """Replace the state of ``optimizer`` by what :func:`optimizer_state` returned.
 
-    Works before the first step too. Values are copied to the device of their parameter and keep their dtype.
+    Works before the first step too; what :func:`changed_settings` returned may be among it. Values are copied to the
+    device of their parameter and keep their dtype.
     Parameters without saved state begin anew, and an event names them.
 
     Raises:
         ModelwrightError: state of parameters that are not the optimizer's, of another shape or optimizer.
     """
-    saved = _by_parameter(tensors)
+    changed = {path: tensor for path, tensor in tensors.items() if path.startswith(_GROUPS)}
+    saved = _by_parameter({path: tensor for path, tensor in tensors.items() if path not in changed})
     owners = {_name(names, parameter): (owner, group, parameter) for owner, group, parameter in _owned(optimizer)}
     if unknown := sorted(saved.keys() - owners.keys()):
         raise ModelwrightError(
@@ -65,6 +97,7 @@ def load_optimizer_state(optimizer: Optimizer, names: Mapping[Any, str], tensors
     for name, values in saved.items():
         owner, _, parameter = owners[name]
         _check(owner, name, parameter, values)
+    _restore_groups(optimizer, changed)
     for name, (owner, group, parameter) in owners.items():
         owner.state.pop(parameter, None)
         if name in saved:
@@ -94,13 +127,45 @@ def _as_tensor(value: object, where: str) -> tuple[str, Tensor]:
         return "", value
     if type(value) is int:
         return ":int", torch.tensor(value, dtype=torch.int64)
+    if type(value) is bool:
+        return ":bool", torch.tensor(value)
     if type(value) is float:
         return ":float", torch.tensor(value, dtype=torch.float64)
     raise ModelwrightError(
         f"the optimizer keeps a {type(value).__name__}, which cannot be saved",
         where=where,
-        remedy="keep tensors, ints or floats in optimizer.state",
+        remedy="keep tensors, ints or floats in optimizer.state, and in groups what changes while training",
     )
+
+
+def _settings(group: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, value in group.items() if key not in _NOT_SAVED)
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
+
+
+def _equal(value: Any, before: Any) -> bool:
+    if isinstance(value, Tensor):
+        return isinstance(before, Tensor) and torch.equal(value, before)
+    return type(value) is type(before) and bool(value == before)
+
+
+def _restore_groups(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    groups = optimizer.param_groups
+    for path, settings in _by_parameter(tensors).items():
+        number = int(path.removeprefix(_GROUPS))
+        if number >= len(groups):
+            raise ModelwrightError(
+                f"the saved optimizer has a group {number}, this one has {len(groups)} groups",
+                where=path,
+                remedy="resume with the optimizer that was saved",
+            )
+        for key, value in settings.items():
+            before = groups[number].get(key)
+            device = before.device if isinstance(before, Tensor) else None
+            groups[number][key] = value.detach().to(device, copy=True) if isinstance(value, Tensor) else value
 
 
 def _by_parameter(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
@@ -143,7 +208,11 @@ def _restored(value: Any, group: Mapping[str, Any], parameter: Tensor) -> Any:
         return value
     # Torch keeps step counters on the CPU, unless a kernel on the device counts.
     stays = value.dim() == 0 and not (group.get("fused") or group.get("capturable"))
-    return value.detach().to("cpu" if stays else parameter.device, copy=True)
+    device = torch.device("cpu") if stays else parameter.device
+    if value.shape != parameter.shape:
+        return value.detach().to(device, copy=True)
+    # With the strides of the parameter, which files do not keep: torch's fused kernels walk through raw memory.
+    return torch.empty_like(parameter, dtype=value.dtype, device=device, requires_grad=False).copy_(value)
 
 
 def _tell_missing(names: list[str]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from modelwright.base.group import Group
-from modelwright.base.world import Mesh
+    from modelwright.base.world import Mesh
 
 LAYOUTS = Family("layout", {"replicate": "modelwright.parallel.layouts.replicate:Replicate"})
 EXCHANGES = Family("exchange", {"all-reduce": "modelwright.parallel.exchanges.all_reduce:AllReduce"})

@@ -65,6 +65,7 @@ class LocalProgram:
         totals: dict[str, Tensor] = {}
         for number, batch in enumerate(micro_batches, start=1):
             losses = self._losses(batch)
+            check_terms(counts, losses)
             weighted = [
                 self.objective.coefficients.get(term, 1.0) * scale * total / counts[term].clamp(min=1)
                 for term, total in losses.items()
@@ -110,6 +111,24 @@ class LocalProgram:
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = _PRECISIONS[self.precision]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+
+
+def check_terms(counts: Mapping[str, Tensor], losses: Mapping[str, Tensor]) -> None:
+    """Each term that is counted has a total, in every batch, and the other way round.
+
+    Raises:
+        ModelwrightError: naming the terms that only one of the two has.
+    """
+    if counts.keys() != losses.keys():
+        raise ModelwrightError(
+            f"the objective counts the terms {_listed(counts)}, but its loss has {_listed(losses)}",
+            where="objective",
+            remedy="let counts() and loss() return the same terms for every batch, with a count of 0 where one is idle",
+        )
+
+
+def _listed(terms: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"'{term}'" for term in sorted(terms)) or "none"
 
 
 def _model_error(error: Exception, batch: dict[str, Tensor]) -> ModelwrightError:

@@ -120,9 +120,15 @@ class _Bucket:
         for number, (parameter, piece) in enumerate(zip(self.parameters, pieces, strict=True)):
             # Only a rank without a gradient of its own needs to ask (on a GPU, asking waits for the device).
             if parameter.grad is not None or used[number].item() > 0:
-                parameter.grad = piece.view_as(parameter)
+                parameter.grad = _laid_out_like(parameter, piece)
         self.missing = len(self.parameters)
         self._flat = self._work = None
+
+
+def _laid_out_like(parameter: nn.Parameter, piece: Tensor) -> Tensor:
+    """A gradient with the strides of its parameter: torch's fused kernels walk through raw memory."""
+    shaped = piece.view_as(parameter)
+    return shaped if parameter.is_contiguous() else torch.empty_like(parameter).copy_(shaped)
 
 
 def _dense(parameter: nn.Parameter) -> Tensor:

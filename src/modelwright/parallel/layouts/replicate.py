@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from itertools import chain
+from typing import Annotated, cast
 
 from torch import nn
 
@@ -33,8 +34,8 @@ class Replicate:
         """Give every replica rank 0's tensors and connect the exchange; a collective."""
         group = mesh.axis(self.axis)
         replicated = ReplicatedProgram(program, group)
-        for tensor in program.tensors().values():
-            group.broadcast(tensor)
+        for tensor in chain(program.model.parameters(), program.model.buffers()):  # also buffers that no file holds
+            group.broadcast(tensor.detach())
         replicated.exchange = cast(ExchangeTechnique, self.exchange).build(group)
         replicated.exchange.attach(replicated.parameters())
         _say_what_is_inexact(program.model, group)
@@ -54,8 +55,17 @@ class ReplicatedProgram(LocalProgram):
             self.group.broadcast(buffer)
 
 
+def batch_norms(model: nn.Module) -> list[str]:
+    """Names of the modules whose statistics are those of the batch they see; frozen ones are left out."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BATCH_NORM) and (module.training or module.running_mean is None)
+    ]
+
+
 def _say_what_is_inexact(model: nn.Module, group: Group) -> None:
-    names: list[Any] = [name for name, module in model.named_modules() if isinstance(module, _BATCH_NORM)]
+    names = batch_norms(model)
     if names and group.size > 1 and group.rank == 0:
         emit(
             "batch-norm-inexact",
