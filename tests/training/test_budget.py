@@ -57,11 +57,21 @@ def test_as_many_steps_as_hold_the_tokens(tokens: int, batch: int) -> None:
 
 
 @given(st.floats(1e-3, 1e3), st.integers(1, 10**7), BATCHES)
-def test_epochs_are_met_as_nearly_as_steps_allow(epochs: float, length: int, batch: int) -> None:
+def test_as_many_steps_as_hold_the_epochs(epochs: float, length: int, batch: int) -> None:
     found = steps(batch, Long(length), epochs=epochs)
     exact = Fraction(epochs) * length / batch
-    assert found == 1 or abs(found - exact) <= Fraction(1, 2) + Fraction(1, 10**6)
-    assert found >= 1
+    assert exact * (1 - Fraction(1, 10**8)) <= found < exact + 1
+
+
+@given(st.integers(1, 10**6), st.integers(1, 100))
+def test_tenths_of_epochs_are_no_more_than_they_say(tenths: int, batch: int) -> None:
+    assert steps(batch, Long(10 * batch), epochs=tenths / 10) == tenths
+
+
+def test_an_epoch_leaves_no_sample_out() -> None:
+    assert steps(64, Long(95), epochs=1.0) == 2
+    assert steps(64, Long(128), epochs=1.0) == 2
+    assert steps(10, Long(1000), epochs=0.1 + 0.2) == 30  # which is a little more than 0.3
 
 
 @given(st.floats(1e-3, 1e6), st.floats(1e-5, 1e2))

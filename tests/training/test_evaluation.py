@@ -15,6 +15,7 @@ from torch import nn
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.world import Mesh
 from modelwright.data.memory import InMemory
+from modelwright.objectives.classification import Classification
 from modelwright.objectives.regression import Regression
 from modelwright.training.evaluation import evaluate
 from modelwright.training.settings import Evaluation
@@ -166,6 +167,25 @@ def test_dropout_is_off_and_the_mode_comes_back(training: bool) -> None:
     assert prepared.evaluate(whole=True) == pytest.approx(textbook(), rel=1e-12)
     assert all(module.training is training for module in prepared.program.model.modules())
     assert all(parameter.grad is None for parameter in prepared.program.parameters())
+
+
+def test_frozen_modules_keep_their_mode() -> None:
+    prepared = evaluated(model=network(dropout=0.5))
+    prepared.program.model[0].eval()
+    before = [module.training for module in prepared.program.model.modules()]
+    prepared.evaluate(whole=True)
+    assert [module.training for module in prepared.program.model.modules()] == before
+    assert len(set(before)) == 2
+
+
+class OneTermLess(Classification):
+    def loss(self, outputs: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**super().loss(outputs, batch), "more": outputs.sum()}
+
+
+def test_terms_that_are_not_counted_are_refused() -> None:
+    with pytest.raises(ModelwrightError, match="counts the terms 'cross-entropy', but its loss has 'cross-entropy', "):
+        evaluated(objective=OneTermLess()).evaluate(whole=True)
 
 
 class Breaking(nn.Module):

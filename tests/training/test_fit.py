@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from modelwright.base.group import Group
 from modelwright.base.world import Mesh
 from modelwright.data.memory import InMemory
 from modelwright.training import checkpoints
-from modelwright.training.due import SavingDue
+from modelwright.training.due import LEARNED_AFTER, SavingDue
 from modelwright.training.fit import Evaluated, Record, Saved
 from modelwright.training.settings import Evaluation, Saving
 from modelwright.training.training import Prepared
@@ -83,13 +84,13 @@ def test_the_stream_can_be_left_between_any_two(tmp_path: Path) -> None:
     assert checkpoints.find_damage(tmp_path / "step-00000002") is None
 
 
-def due_at(saving: Saving, step_seconds: float, steps: int = 45, begun: int = 0) -> list[int]:
+def due_at(saving: Saving, step_seconds: float, steps: int = 45, begun: int = 0, first: float = 0.0) -> list[int]:
     state = prepared().state
     state.step, state.seconds = begun, 1000.0
     due = SavingDue(saving, state, Group(0, 1))
     found = []
-    for _ in range(steps):
-        state.advance(step_seconds)
+    for number in range(steps):
+        state.advance(step_seconds + (first if number == 0 else 0.0))
         if due():
             found.append(state.step)
     return found
@@ -98,10 +99,52 @@ def due_at(saving: Saving, step_seconds: float, steps: int = 45, begun: int = 0)
 def test_an_interval_in_time_becomes_steps() -> None:
     assert due_at(Saving(every=20), 0.25) == [20, 40]
     assert due_at(Saving(time=5.0), 0.25) == [20, 40]
-    assert due_at(Saving(time=0.01), 0.25, steps=12) == [10, 11, 12]  # known after ten steps
+    assert due_at(Saving(time=0.01), 0.25, steps=12) == [*range(1, 13)]
     assert due_at(Saving(time=5.0), 0.25, begun=7) == [20, 40]  # a resumed run
     assert due_at(Saving(), 30.0) == [20, 40]  # without a wish: every ten minutes
     assert due_at(Saving(), 1.0) == []
+
+
+def test_long_steps_are_saved_before_the_interval_is_known() -> None:
+    assert due_at(Saving(), 1800.0, steps=12) == [*range(1, 13)]
+    assert due_at(Saving(), 250.0, steps=13) == [3, 6, 9, 10, 12]  # by the clock, then every second step
+    assert due_at(Saving(), 250.0, steps=12, begun=3) == [6, 9, 12, 14]
+
+
+def test_a_slow_first_step_does_not_stretch_the_interval() -> None:
+    assert due_at(Saving(time=5.0), 0.25, first=4.0) == [4, 20, 40]
+    assert due_at(Saving(time=5.0), 0.25, first=60.0) == [1, 20, 40]
+
+
+class Counted(Group):
+    """A world of one that counts what it is asked to gather."""
+
+    gathered = 0
+
+    def gather(self, value: object) -> list[object]:
+        Counted.gathered += 1
+        return super().gather(value)
+
+
+def test_ranks_talk_about_time_in_the_first_steps_only() -> None:
+    state = prepared().state
+    for saving, expected in ((Saving(time=5.0), LEARNED_AFTER), (Saving(every=2), 0)):
+        Counted.gathered, due = 0, SavingDue(saving, state, Counted(0, 1))
+        for _ in range(30):
+            state.advance(0.25)
+            due()
+        assert Counted.gathered == expected
+
+
+def test_the_callers_time_is_not_training() -> None:
+    training = prepared()
+    stream = training.run(None, lambda: False)
+    next(stream)  # the first step imports and warms up
+    before = training.state.seconds
+    for _ in range(3):
+        time.sleep(0.4)
+        next(stream)
+    assert training.state.seconds - before < 0.6
 
 
 def slow_and_fast(mesh: Mesh) -> list[int]:
@@ -113,6 +156,21 @@ def slow_and_fast(mesh: Mesh) -> list[int]:
         if due():
             found.append(state.step)
     return found
+
+
+def lame_and_fast(mesh: Mesh) -> list[int]:
+    state = prepared().state
+    due = SavingDue(Saving(time=40.0), state, mesh.world)
+    found = []
+    for _ in range(9):
+        state.advance(1.0 + 14.0 * mesh.rank)
+        if due():
+            found.append(state.step)
+    return found
+
+
+def test_the_slowest_clock_decides_in_the_first_steps() -> None:
+    assert run_world("tests.training.test_fit:lame_and_fast", 2) == [[3, 6, 9], [3, 6, 9]]
 
 
 def test_ranks_of_different_speed_save_at_the_same_steps() -> None:

@@ -148,6 +148,36 @@ def test_each_term_is_divided_by_its_own_count(micro_batch: int) -> None:
         torch.testing.assert_close(moved, parameter.grad, rtol=1e-12, atol=1e-14)
 
 
+class Unlike(TwoTerms):
+    """Losses have a term that is not counted, or the other way round."""
+
+    def __init__(self, dropped: str) -> None:
+        self.dropped = dropped
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {term: count for term, count in super().counts(batch).items() if self.dropped != f"count {term}"}
+
+    def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {term: loss for term, loss in super().loss(outputs, batch).items() if self.dropped != f"loss {term}"}
+
+
+@pytest.mark.parametrize("dropped", ["count logits", "loss entropy"])
+def test_counts_and_losses_have_the_same_terms(dropped: str) -> None:
+    arrays = {**points(), "even": torch.arange(60) % 2}
+    with pytest.raises(ModelwrightError, match=r"'entropy'.* but its loss has ") as caught:
+        next(stepping(prepare(arrays, objective=Unlike(dropped))))
+    assert caught.value.remedy
+
+
+def test_gradients_from_before_are_not_added() -> None:
+    plain, stale = prepare(points()), prepare(points())
+    for parameter in stale.program.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    taken = [list(stepping(prepared)) for prepared in (plain, stale)]
+    assert [step.losses for step in taken[0]] == [step.losses for step in taken[1]]
+    assert same(snapshot(plain), snapshot(stale))
+
+
 def test_clipping_is_that_of_torch() -> None:
     arrays, clip = points(), 0.05
     free, clipped, wide = (
@@ -300,6 +330,34 @@ def replica(mesh: Mesh, **fields: Any) -> Prepared:
 
 def fingerprint(prepared: Prepared) -> list[float]:
     return [float(value.sum()) for value in snapshot(prepared).values()]
+
+
+class Shuffled(TwoTerms):
+    """Every rank names the terms in an order of its own."""
+
+    def __init__(self, turned: bool) -> None:
+        self.turned = turned
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._turn(super().counts(batch))
+
+    def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._turn(super().loss(outputs, batch))
+
+    def _turn(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict(reversed(terms.items())) if self.turned else terms
+
+
+def losses_of_two_terms(mesh: Mesh) -> list[dict[str, float]]:
+    arrays = {**points(), "even": torch.arange(60) % 2}
+    prepared = prepare(arrays, mesh, objective=Shuffled(mesh.rank == 1), micro_batch=3, total=4)
+    return [step.losses for step in stepping(prepared)]
+
+
+def test_ranks_may_name_terms_in_any_order() -> None:
+    (expected,) = run_world(f"{HERE}:losses_of_two_terms", 1)
+    for found in run_world(f"{HERE}:losses_of_two_terms", 2):
+        assert found == [pytest.approx(row, rel=1e-12) for row in expected]
 
 
 def stop_on_one_rank(mesh: Mesh, rank: int, at_step: int) -> dict[str, Any]:

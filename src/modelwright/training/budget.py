@@ -11,6 +11,8 @@ from modelwright.data import Dataset
 from modelwright.data.batches import read
 from modelwright.training.settings import Budget
 
+_NOISE = 1e-9
+
 
 def steps_of(budget: Budget, *, batch: int, dataset: Dataset, step_seconds: float | None = None) -> int:
     """Number of steps that a budget buys; at least one.
@@ -29,7 +31,8 @@ def steps_of(budget: Budget, *, batch: int, dataset: Dataset, step_seconds: floa
     if budget.samples is not None:
         return max(1, math.ceil(budget.samples / batch))
     if budget.epochs is not None:
-        return max(1, round(budget.epochs * len(dataset) / batch))
+        # Whole samples of the last pass count; 0.1 and its like are no exact numbers.
+        return max(1, math.ceil(budget.epochs * len(dataset) / batch * (1 - _NOISE)))
     if budget.tokens is not None:
         return max(1, math.ceil(budget.tokens / (batch * _tokens(dataset))))
     if step_seconds is None or budget.time is None:

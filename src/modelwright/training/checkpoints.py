@@ -84,7 +84,7 @@ def find_damage(path: Path) -> str | None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; names that shared memory when saved share it again.
+    """Tensors of a safetensors file, each with memory of its own; loading into a model keeps the model's ties.
 
     Raises:
         ModelwrightError: not a safetensors file.

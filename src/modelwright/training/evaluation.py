@@ -12,8 +12,9 @@ from modelwright.base.group import Group
 from modelwright.data import Dataset
 from modelwright.data.batches import read
 from modelwright.data.order import Order
+from modelwright.models.modes import evaluating
 from modelwright.objectives import METRICS, Metric
-from modelwright.parallel.program import LocalProgram
+from modelwright.parallel.program import LocalProgram, check_terms
 
 
 def evaluate(
@@ -40,14 +41,9 @@ def evaluate(
     positions = _positions(len(dataset), samples)
     mine = np.array_split(positions, group.size)[group.rank]
     tally = _Tally(program, metrics)
-    was_training = program.model.training
-    program.model.eval()
-    try:
-        with torch.no_grad():
-            for start in range(0, len(mine), micro_batch):
-                tally.add(program.place(read(dataset, mine[start : start + micro_batch])))
-    finally:
-        program.model.train(was_training)
+    with evaluating(program.model), torch.no_grad():
+        for start in range(0, len(mine), micro_batch):
+            tally.add(program.place(read(dataset, mine[start : start + micro_batch])))
     return tally.result(group)
 
 
@@ -70,9 +66,11 @@ class _Tally:
     def add(self, batch: dict[str, torch.Tensor]) -> None:
         objective = self._program.objective
         outputs = self._program.forward(batch)
-        for term, count in objective.counts(batch).items():
+        counts, totals = objective.counts(batch), objective.loss(outputs, batch)
+        check_terms(counts, totals)
+        for term, count in counts.items():
             self._accumulate(f"count/{term}", count)
-        for term, total in objective.loss(outputs, batch).items():
+        for term, total in totals.items():
             self._accumulate(f"total/{term}", total)
         for metric in self._metrics.values():
             metric.update(outputs, batch)

@@ -8,7 +8,7 @@ saved for a resumed run to repeat them.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.optim import Optimizer
-from modelwright.optim.state import load_optimizer_state, optimizer_state
+from modelwright.optim.state import changed_settings, group_settings, load_optimizer_state, optimizer_state
 
 
 @dataclass(kw_only=True)
@@ -42,6 +42,10 @@ class State:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
+    _built: list[dict[str, Any]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._built = group_settings(self.optimizer)
 
     def advance(self, seconds: float) -> None:
         """Count one more step."""
@@ -67,8 +71,9 @@ class State:
         return dict(self.model.state_dict())
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Moments and counters as ``PARAMETER/moment``."""
-        return optimizer_state(self.optimizer, self.names())
+        """Moments and counters as ``PARAMETER/moment``, and what the optimizer changed in its groups."""
+        changed = changed_settings(self.optimizer, self._built)
+        return {**optimizer_state(self.optimizer, self.names()), **changed}
 
     def numbers(self) -> dict[str, Any]:
         """Everything that is no tensor, JSON-ready."""

@@ -29,7 +29,7 @@ class Step:
         learning_rate: of the optimizer's first group.
         samples: drawn so far by all workers together.
         seconds: of training so far, over all sittings.
-        step_seconds: of this step, waiting for data included.
+        step_seconds: of this step, waiting for data included; not what the caller does between two steps.
         terms: names of the objective's terms.
     """
 
@@ -76,6 +76,7 @@ def steps(update: Update, batches: Batches, state: State, group: Group, stop: Ca
         RunFailed: many steps in a row had non-finite gradients.
     """
     program, agree, guard = update.program, _Agreement(group), _Guard(group)
+    update.drop_gradients()  # whatever was computed before is of no step
     before = time.perf_counter()
     for loaded in batches:
         micro_batches = [program.place(batch) for batch in loaded]
@@ -93,16 +94,17 @@ def steps(update: Update, batches: Batches, state: State, group: Group, stop: Ca
         now = time.perf_counter()
         state.advance(seconds=now - before)
         step = Step(state.step, rate, state.samples, state.seconds, now - before, tuple(losses), reading)
-        before = now
         guard.watch(step)
         yield step
+        before = time.perf_counter()  # evaluating, saving and whatever the caller does is not training
     guard.finish()
 
 
 def _mean(totals: Mapping[str, Tensor], counts: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
-    packed = torch.stack(list(totals.values()))
+    terms = sorted(totals)  # ranks may have met the terms in different orders
+    packed = torch.stack([totals[term] for term in terms])
     group.all_reduce(packed)
-    return {term: total / counts[term].clamp(min=1) for term, total in zip(totals, packed, strict=True)}
+    return {term: total / counts[term].clamp(min=1) for term, total in zip(terms, packed, strict=True)}
 
 
 class _Agreement:
@@ -118,12 +120,13 @@ class _Agreement:
     def __call__(self, counts: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, Tensor], bool]:
         if self._group.size == 1:
             return dict(counts), stop
-        packed = torch.stack([count.double() for count in counts.values()])
+        terms = sorted(counts)
+        packed = torch.stack([counts[term].double() for term in terms])
         packed = torch.cat([packed, packed.new_full((1,), float(stop))])
         self._group.all_reduce(packed)
         now = Reading([packed[-1]])
         answer, self._earlier = (self._earlier, now) if packed.is_cuda else (now, None)
-        return dict(zip(counts, packed, strict=False)), answer is not None and answer.values()[0] > 0
+        return dict(zip(terms, packed, strict=False)), answer is not None and answer.values()[0] > 0
 
 
 class _Guard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.base.plan import Plan
 from modelwright.base.world import Mesh
@@ -18,9 +20,11 @@ from modelwright.data.loader import Loader
 from modelwright.data.order import Order
 from modelwright.models.attention import set_attention
 from modelwright.objectives import Objective
+from modelwright.objectives.held import held_parameters
 from modelwright.optim import OptimizerTechnique, Schedule
 from modelwright.optim.schedules.cosine import Cosine
-from modelwright.parallel.layouts.replicate import Replicate, ReplicatedProgram
+from modelwright.parallel import EXCHANGES
+from modelwright.parallel.layouts.replicate import Replicate, ReplicatedProgram, batch_norms
 from modelwright.parallel.program import LocalProgram
 from modelwright.training import checkpoints
 from modelwright.training.due import SavingDue
@@ -136,7 +140,7 @@ def check_fit(training: Training, plan: Plan) -> None:
     """Find what cannot work before anything is spent.
 
     Raises:
-        ModelwrightError: fewer samples in a step than workers, or no training data.
+        ModelwrightError: fewer samples in a step than workers, no training data, or an objective with parameters.
     """
     if training.batch < plan.workers:
         raise ModelwrightError(
@@ -146,13 +150,47 @@ def check_fit(training: Training, plan: Plan) -> None:
         )
     if len(training.data.train) == 0:
         raise ModelwrightError("the training data is empty", where="data")
+    _check_objective(training)
+
+
+def _check_objective(training: Training) -> None:
+    known = set(training.model.parameters())
+    if any(parameter.requires_grad and parameter not in known for parameter in held_parameters(training.objective)):
+        raise ModelwrightError(
+            "objectives with parameters are not supported yet: these would never be trained",
+            where="objective",
+            remedy="put them into the model; or freeze them with requires_grad_(False), as for a teacher",
+        )
 
 
 def _laid_out(training: Training, plan: Plan, mesh: Mesh) -> ReplicatedProgram:
-    training.model.train()
+    _put_to_train(training.model, mesh)
     if plan.attention is not None:
         set_attention(training.model, plan.attention)
     program = LocalProgram(
         training.model, training.objective, device=torch.device(mesh.device), precision=plan.precision
     )
-    return Replicate().apply(program, mesh)
+    _say_what_micro_batches_change(training, plan, mesh)
+    return Replicate(exchange=EXCHANGES.resolve(plan.exchange)()).apply(program, mesh)
+
+
+def _put_to_train(model: nn.Module, mesh: Mesh) -> None:
+    """Leave the modes to the user, who may have frozen some modules; but a model all in evaluation is a slip."""
+    if model.training:
+        return
+    model.train()
+    if mesh.rank == 0:
+        emit("model-put-to-train", "the model was in evaluation mode; all of its modules are put to training mode")
+
+
+def _say_what_micro_batches_change(training: Training, plan: Plan, mesh: Mesh) -> None:
+    share = math.ceil(training.batch / plan.workers)
+    names = batch_norms(training.model)
+    if names and plan.micro_batch < share and mesh.rank == 0:
+        emit(
+            "batch-norm-inexact",
+            f"{len(names)} batch-norm modules compute their statistics per micro-batch of {plan.micro_batch} samples, "
+            f"so they do not train exactly like in one batch of {share}; GroupNorm would",
+            level="warning",
+            modules=names,
+        )

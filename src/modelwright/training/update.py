@@ -16,6 +16,10 @@ from modelwright.parallel import Program
 class Update:
     """What one optimizer does each step.
 
+    On a GPU an optimizer whose step torch can mask on the device, such as the fused AdamW, never waits for it. With
+    any other (Muon, SGD), the host reads in each step whether to apply it and so waits until the gradients are
+    there.
+
     Attributes:
         program: yields the gradients.
         optimizer: applies them.
@@ -49,8 +53,14 @@ class Update:
             clip_(gradients, norm, self.clip)
         self._step_unless(masked)
         program.exchange.after_step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.drop_gradients()
         return norm, masked
+
+    def drop_gradients(self) -> None:
+        """Forget all gradients, those of parameters among them that the optimizer does not know."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.program.parameters():
+            parameter.grad = None
 
     def _step_unless(self, masked: Tensor) -> None:
         # Zeroed gradients would still move momentum and decay weights: the optimizer must not step at all.
