@@ -13,6 +13,7 @@ import typer
 from tests.command import (
     DIGITS,
     SLOW,
+    change_json,
     finish,
     invoke,
     is_alive,
@@ -27,7 +28,10 @@ from tests.command import (
 )
 
 from modelwright import __version__
+from modelwright.app.trained import open_trained
 from modelwright.cli import _known_recipes, _known_runs, app
+from modelwright.models.attention import Attention
+from modelwright.runs import Run, is_locked
 
 TOTAL = 60
 RUN = Path("runs/mine")
@@ -165,6 +169,13 @@ def test_runs_remove() -> None:
     assert invoke("runs", "remove", "mine").out.strip() == "removed runs/mine"
 
 
+def test_runs_remove_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained("digits", "mine").absolute()
+    monkeypatch.chdir(run)
+    assert invoke("runs", "remove", ".", "--json").json() == {"removed": str(run)}
+    assert not run.exists()
+
+
 def test_runs_reindex() -> None:
     trained("digits", "mine")
     Path("runs/index.sqlite").write_bytes(b"nonsense")
@@ -222,6 +233,21 @@ def test_evaluate_a_run_that_stopped_from_its_checkpoint() -> None:
     (trained("digits", "mine", status="failed") / "artifacts" / "model.safetensors").unlink()
     held_out = json.loads((RUN / "run.json").read_text())["summary"]["held_out"]
     assert invoke("evaluate", "mine", "--json").json()["loss"] == pytest.approx(held_out["loss"], rel=1e-6)
+
+
+def test_an_evaluation_is_of_the_step_of_its_weights() -> None:
+    trained("digits", "mine", status="failed", summary={})
+    recorded = Path(invoke("evaluate", "mine", "--json").json()["run"])
+    (row,) = map(json.loads, (recorded / "metrics.jsonl").read_text().splitlines())
+    assert row["step"] == 12
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "explicit"])
+def test_a_trained_run_is_opened_with_the_kernel_of_its_plan(kernel: str) -> None:
+    change_json(trained("text", "mine") / "plan.json", attention=kernel)
+    training, step = open_trained(Run(RUN))
+    assert {module.kernel for module in training.model.modules() if isinstance(module, Attention)} == {kernel}
+    assert step == 12
 
 
 def test_generate() -> None:
@@ -282,20 +308,41 @@ def test_a_signal_stops_and_saves(number: signal.Signals, code: int) -> None:
         check_resumed()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.usefixtures("slow_recipe")
-def test_a_second_signal_ends_at_once() -> None:
+def test_a_second_signal_ends_at_once(number: signal.Signals, code: int) -> None:
     with started("train", "recipe.yaml", "model.seconds=30", "--name", "mine") as process:
         until(lambda: len(worker_pids(RUN)) == 2, "the workers", process)
         until(lambda: (RUN / "env.json").exists(), "the training", process)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         while "stopping" not in (line := process.stdout.readline()):  # type: ignore[union-attr]
             assert line
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         outcome = finish(process)
-    assert outcome.code == 130, outcome.err
+    assert outcome.code == code, outcome.err
     assert "Traceback" not in outcome.err
     assert "modelwright resume runs/mine" in outcome.err
     until(lambda: not any(is_alive(pid) for pid in worker_pids(RUN)), "the end of the workers")
+
+
+@pytest.mark.usefixtures("slow_recipe")
+def test_a_run_is_worked_on_by_one_command_at_a_time() -> None:
+    with started("train", "recipe.yaml", "--name", "mine") as process:
+        until(lambda: is_locked(RUN), "the run", process)
+        for arguments in (("resume", "mine"), ("runs", "remove", "mine")):
+            outcome = invoke(*arguments)
+            assert outcome.code == 2
+            assert "the run 'mine' is" in outcome.complaint[0]
+        until(lambda: steps_in(RUN), "the first steps", process)
+        assert invoke("resume", "mine").code == 2
+        process.terminate()
+        finish(process)
+    assert not is_locked(RUN)
+    with started("resume", "mine") as process:
+        until(lambda: is_locked(RUN), "the run", process)
+        assert "still at work in another process" in invoke("resume", "mine").complaint[0]  # stopped, it seems
+        assert finish(process).code == 0
+    assert steps_in(RUN) == list(range(1, TOTAL + 1))
 
 
 @pytest.mark.usefixtures("slow_recipe")

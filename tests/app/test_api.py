@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from torch import Tensor, nn
 
 import modelwright as mw
 from modelwright.app.api import parse_budget
+from modelwright.app.trained import newest_weights
 from modelwright.base.world import Mesh
 from modelwright.data.byte import Byte
 from modelwright.data.text_files import TextFiles
 from modelwright.models.gpt import GPT
 from modelwright.objectives.next_token import NextToken
 from modelwright.optim.adamw import AdamW
-from modelwright.runs import Run
+from modelwright.runs import Run, is_locked, locked, read_events
 
 SAMPLES = 64
 
@@ -142,10 +145,118 @@ def test_a_run_that_broke_off_goes_on() -> None:
 def test_a_run_does_not_go_on_as_another(changed: dict[str, Any]) -> None:
     break_off("mine")
     before = Run(Path("runs/mine")).record.summary
-    with pytest.raises(mw.ModelwrightError, match="planned for 30 steps|the saved run has") as caught:
+    with pytest.raises(mw.ModelwrightError, match=r"planned for 30 steps|the saved run has") as caught:
         fitted(line(), run="mine", **changed)
     assert "another name" in caught.value.remedy
     assert Run(Path("runs/mine")).record.summary == before
+
+
+def test_a_run_does_not_go_on_in_another_precision() -> None:
+    break_off("mine")
+    with pytest.raises(mw.ModelwrightError, match="planned for precision fp32, not bf16") as caught:
+        fitted(line(), run="mine", precision="bf16")
+    assert caught.value.where == "precision"
+    assert "fp32" in caught.value.remedy
+    assert Run(Path("runs/mine")).status() == "failed"
+
+
+def test_a_run_is_trained_by_one_at_a_time() -> None:
+    break_off("mine")
+    before = Path("runs/mine/run.json").read_bytes()
+    with locked(Path("runs/mine")), pytest.raises(mw.ModelwrightError, match="'mine' is still at work"):
+        fitted(line(), run="mine")
+    assert Path("runs/mine/run.json").read_bytes() == before
+    held = []
+
+    def looking(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        held.append(is_locked(Path("runs/mine")))
+        return squared(model, batch)
+
+    fitted(line(), objective=looking, run="mine")
+    assert all(held) and held
+    assert not is_locked(Path("runs/mine"))
+
+
+def test_a_run_that_broke_off_goes_on_in_another_world(home: Path) -> None:
+    break_off("mine")
+    run_world("tests.app.test_api:train_on_rank", 2, folder=str(home))
+    run = Run(Path("runs/mine"))
+    plan = run.plan()
+    assert plan is not None
+    assert (plan.workers, plan.layout, plan.micro_batch, plan.number, plan.steps) == (2, {"replicate": 2}, 8, 2, 30)
+    assert "replanned" in [event.kind for event in read_events(run.events_path)]
+    assert run.status() == "finished"
+    assert steps_in(run.path) == list(range(1, 31))
+
+
+def stopped_at(step: int, run: str, **options: Any) -> mw.Result:
+    """Train, and be asked to stop in that step, by a signal."""
+
+    def stopping(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        stopping.calls += 1  # type: ignore[attr-defined]
+        if stopping.calls == step:  # type: ignore[attr-defined]
+            signal.raise_signal(signal.SIGTERM)
+        return squared(model, batch)
+
+    stopping.calls = 0  # type: ignore[attr-defined]
+    return fitted(line(), objective=stopping, run=run, **options)
+
+
+def test_the_newest_weights_are_those_of_the_latest_step() -> None:
+    saving = mw.Saving(every=5)
+    assert stopped_at(12, "mine", saving=saving).summary["steps"] == 12
+    run = Run(Path("runs/mine"))
+    assert newest_weights(run) == (run.artifacts / "model.safetensors", 12)
+
+    def cut_short(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        assert not (run.artifacts / "model.safetensors").exists()
+        if (run.checkpoints / "step-00000020").exists():
+            raise KeyboardInterrupt  # as by a second signal
+        return squared(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(line(), objective=cut_short, run="mine", saving=saving)
+    assert run.status() == "stopped"
+    assert newest_weights(run) == (run.checkpoints / "step-00000020" / "model.safetensors", 20)
+    fitted(line(), run="mine", saving=saving)
+    assert newest_weights(run) == (run.artifacts / "model.safetensors", 30)
+
+
+def test_weights_left_by_an_earlier_sitting_do_not_count() -> None:
+    """As a version that did not remove them left them."""
+    stopped_at(12, "mine")
+    run = Run(Path("runs/mine"))
+    shutil.copytree(run.checkpoints / "step-00000012", run.checkpoints / "step-00000020")
+    assert newest_weights(run) == (run.checkpoints / "step-00000020" / "model.safetensors", 20)
+    (run.checkpoints / "step-00000020" / "model.safetensors").write_bytes(b"damaged")
+    assert newest_weights(run) == (run.artifacts / "model.safetensors", 12)
+
+
+def test_a_run_that_only_lacks_its_scores_has_a_whole_summary() -> None:
+    whole = fitted(line(), run="whole", held_out=line())
+
+    class Broken(Pairs):
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            raise Interrupted
+
+    with pytest.raises(mw.ModelwrightError):
+        fitted(line(), run="mine", held_out=Broken())
+    assert steps_in(Path("runs/mine")) == list(range(1, 31))
+    resumed = fitted(line(), run="mine", held_out=line())
+    assert resumed.summary.keys() == whole.summary.keys()
+    same = ("parameters", "steps", "samples", "loss", "held_out", "status")
+    assert {name: resumed.summary[name] for name in same} == {name: whole.summary[name] for name in same}
+    assert resumed.summary["seconds"] > 0
+
+
+def test_evaluations_of_nothing_are_told() -> None:
+    def kinds(result: mw.Result) -> list[str]:
+        return [event.kind for event in read_events(result.run.events_path)]
+
+    every = mw.Evaluation(every=10)
+    assert "evaluation-skipped" in kinds(fitted(line(), evaluation=every))
+    assert "evaluation-skipped" not in kinds(fitted(line(), evaluation=every, held_out=line()))
+    assert "evaluation-skipped" not in kinds(fitted(line()))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import math
 import random
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from modelwright.app.compressors import bits_per_byte
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.events import Event, listening
 
 TEXTS = [("a", b"to be or not to be " * 40), ("b", Path(__file__).read_bytes()), ("c", b"")]
 
@@ -59,6 +61,26 @@ def test_the_frequency_does_not_depend_on_the_split(parts: list[bytes]) -> None:
     split = bits_per_byte([("", part) for part in parts])["byte frequency"]
     assert split == pytest.approx(bits_per_byte([("", b"".join(parts))])["byte frequency"], abs=1e-9)
     assert 0 <= split <= 8
+
+
+def test_documents_are_read_one_at_a_time_and_only_so_far() -> None:
+    asked = []
+
+    def documents() -> Iterator[tuple[str, bytes]]:
+        for name, content in [*TEXTS, ("d", b"never compressed")]:
+            asked.append(name)
+            yield name, content
+
+    told: list[Event] = []
+    most = len(TEXTS[0][1]) + 100
+    with listening(told.append):
+        found = bits_per_byte(documents(), most)
+    assert asked == ["a", "b"]
+    assert [event.kind for event in told] == ["documents-cut"]
+    assert found == bits_per_byte([TEXTS[0], ("b", TEXTS[1][1][:100])])
+    with listening(told.append):
+        assert bits_per_byte(TEXTS, sum(len(text) for _, text in TEXTS)) == bits_per_byte(TEXTS)
+    assert len(told) == 1  # all of them is not too many
 
 
 @pytest.mark.parametrize("documents", [[], [("a", b"")]])

@@ -291,6 +291,15 @@ def test_more_workers_than_there_is_work_or_room_for_are_refused(cluster: Cluste
 # --- without measuring
 
 
+def test_workers_that_are_there_already_may_be_on_several_machines() -> None:
+    request = PlanRequest(workers=12)
+    assert default_plan(request, GPUS, batch=16, kernels=(), launched=False).workers == 12
+    with pytest.raises(ModelwrightError, match="12 workers are too many for this machine"):
+        default_plan(request, GPUS, batch=16, kernels=())
+    with pytest.raises(ModelwrightError, match="a batch of 8 cannot be shared by 12 workers"):
+        default_plan(request, GPUS, batch=8, kernels=(), launched=False)
+
+
 def test_the_usual_plan() -> None:
     plan = default_plan(PlanRequest(), FAST_BF16, batch=10, kernels=KERNELS)
     assert (plan.workers, plan.threads, plan.micro_batch) == (4, 1, 3)

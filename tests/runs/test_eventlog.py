@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from modelwright.base.events import Event, emit, listening
-from modelwright.runs import EventLog, read_events
+from modelwright.runs import EventLog, follow_events, read_events
 
 
 def test_events_are_kept_with_time_and_rank(tmp_path: Path) -> None:
@@ -39,3 +39,18 @@ def test_an_event_that_cannot_be_written_does_not_raise(tmp_path: Path) -> None:
     log.close()
     log(Event(kind="a", message="b"))
     assert read_events(tmp_path / "events.jsonl") == []
+
+
+def test_following_reads_only_what_was_added(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tail = follow_events(path)
+    assert tail.poll() == []
+    log = EventLog(path)
+    log(Event(kind="a", message="first"))
+    assert [event.message for event in tail.poll()] == ["first"]
+    log(Event(kind="a", message="second"))
+    content = path.read_bytes()
+    path.write_bytes(b" " * content.index(b"\n") + content[content.index(b"\n") :])  # what was read does not matter
+    assert [event.message for event in tail.poll()] == ["second"]
+    assert tail.poll() == []
+    log.close()

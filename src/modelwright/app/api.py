@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from modelwright.app.check import check_targets
 from modelwright.app.display import TrainingScreen, speaker
 from modelwright.app.reporting import report_or_say
-from modelwright.app.session import run_training
+from modelwright.app.session import logged, run_training
 from modelwright.app.stopping import stop_requested
 from modelwright.app.worker import planned
 from modelwright.base.detect import detect
 from modelwright.base.errors import ModelwrightError
-from modelwright.base.events import listening
+from modelwright.base.events import emit, listening
 from modelwright.base.plan import Plan
 from modelwright.base.units import parse_count, parse_seconds
 from modelwright.base.world import Mesh, world
@@ -35,7 +35,7 @@ from modelwright.optim.adamw import AdamW
 from modelwright.optim.schedules.cosine import Cosine
 from modelwright.planning.request import PlanRequest
 from modelwright.planning.search import default_plan, measured
-from modelwright.runs import Run, remove
+from modelwright.runs import Run, locked, remove
 from modelwright.training.budget import steps_of
 from modelwright.training.measure import measure
 from modelwright.training.settings import Budget, Evaluation, Saving
@@ -99,7 +99,7 @@ def train(
         precision: ``fp32`` or ``bf16``.
         evaluation, saving: when to score held-out data, when to write checkpoints.
         run: name of the run, below ``runs/``, or a path; a fresh name where it is ``None``. A run that was
-            stopped or interrupted goes on where it stood.
+            stopped, interrupted or failed goes on where it stood, in as many processes as there are now.
         quiet: show nothing.
 
     Raises:
@@ -122,9 +122,8 @@ def train(
     check_targets(training.objective, training.data)
     with world() as mesh:
         console = Console(stderr=True, quiet=quiet or mesh.rank != 0)
-        with listening(speaker(console)):
-            record = _record(run, mesh)
-            with _removed_unless_begun(record, mesh):
+        with listening(speaker(console)), _recorded(run, mesh) as record:
+            with _removed_unless_begun(record, mesh), logged(record) if mesh.rank == 0 else nullcontext():
                 prepared = Prepared(training, _plan(training, record, mesh, precision), mesh)
             with stop_requested() as stop, TrainingScreen(console, total=prepared.plan.steps) as screen:
                 summary = run_training(prepared, record, stop=stop, show=screen.show)
@@ -154,19 +153,28 @@ def _objective(objective: Objective | LossFunction) -> Objective:
     return cast(Objective, objective) if hasattr(objective, "counts") else FunctionObjective(objective)
 
 
-def _record(run: str | Path | None, mesh: Mesh) -> Run:
-    """The run's directory; rank 0 makes it, the others hear where."""
+@contextmanager
+def _recorded(run: str | Path | None, mesh: Mesh) -> Iterator[Run]:
+    """The run's directory; rank 0 makes or reopens it and holds its lock, the others hear where it is."""
     if mesh.rank != 0:
-        return Run(Path(mesh.world.gather("")[0]))
+        yield Run(Path(mesh.world.gather("")[0]))
+        return
+    with _claimed(run) as record:
+        mesh.world.gather(str(record.path.absolute()))
+        yield record
+
+
+@contextmanager
+def _claimed(run: str | Path | None) -> Iterator[Run]:
     path = Path(run) if run is not None else None
     folder = path.parent if path is not None and path.parent != Path() else Path("runs")
     name = path.name if path is not None else None
     resumable = name is not None and (folder / name / "run.json").exists()
     record = Run(folder / str(name)) if resumable else Run.create(folder, name, "train")
-    if resumable and (record.status() == "finished" or record.alive()):
-        Run.create(folder, name, "train")  # refuses: the name is taken
-    mesh.world.gather(str(record.path.absolute()))
-    return record
+    with locked(record.path):
+        if resumable and (record.status() == "finished" or record.alive()):
+            Run.create(folder, name, "train")  # refuses: the name is taken
+        yield record
 
 
 @contextmanager
@@ -178,6 +186,32 @@ def _removed_unless_begun(run: Run, mesh: Mesh) -> Iterator[None]:
         if mesh.rank == 0 and run.status() == "created":
             remove(run, force=True)
         raise
+
+
+def _check_same_precision(plan: Plan, precision: str) -> None:
+    if precision not in ("auto", plan.precision):
+        raise ModelwrightError(
+            f"the run that is to go on was planned for precision {plan.precision}, not {precision}",
+            where="precision",
+            remedy=f"give precision='{plan.precision}', or another name for the run",
+        )
+
+
+def _in_this_world(plan: Plan, training: Training, mesh: Mesh) -> Plan:
+    """The plan for as many workers as there are now; where it was another number it is revised."""
+    if plan.workers == mesh.size:
+        return plan
+    told = f"the run goes on in {mesh.size} processes; before there were {plan.workers}"
+    if mesh.rank == 0:
+        emit("replanned", told, level="warning", workers=mesh.size)
+    return replace(
+        plan,
+        workers=mesh.size,
+        layout={"replicate": mesh.size},
+        micro_batch=min(plan.micro_batch, -(-training.batch // mesh.size)),
+        prediction=None,
+        reasons={"workers": told},
+    )
 
 
 def _same_budget(plan: Plan, training: Training) -> Plan:
@@ -197,9 +231,13 @@ def _plan(training: Training, run: Run, mesh: Mesh, precision: str) -> Plan:
     """The run's own plan where it is resumed; else the usual values, with a budget of time measured."""
     # Gathered, so that no rank takes the plan that rank 0 is about to write for an earlier one.
     if mesh.world.gather(run.plan() is not None)[0]:
-        return _same_budget(planned(run), training)
+        plan = planned(run)
+        _check_same_precision(plan, precision)
+        plan = _in_this_world(_same_budget(plan, training), training, mesh)
+        return run.write_plan(plan) if mesh.rank == 0 else plan
     request = PlanRequest(workers=mesh.world.size, threads=torch.get_num_threads(), precision=precision)  # type: ignore[arg-type]
-    plan = default_plan(request, detect(), batch=training.batch, kernels=attention_kernels(training.model))
+    kernels = attention_kernels(training.model)
+    plan = default_plan(request, detect(), batch=training.batch, kernels=kernels, launched=False)
     seconds = None
     if training.budget.time is not None:
         trial = replace(training, model=copy.deepcopy(training.model))

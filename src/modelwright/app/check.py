@@ -15,7 +15,7 @@ from modelwright.data.batches import read
 from modelwright.launch.environment import checked_port
 from modelwright.objectives import METRICS, Objective
 from modelwright.parallel.program import LocalProgram
-from modelwright.planning.search import check_workers
+from modelwright.planning.search import check_share, check_workers
 from modelwright.recipe import Recipe
 from modelwright.recipe.build import build_model, filled_model
 from modelwright.recipe.own import build_objective
@@ -31,7 +31,8 @@ def check_launch(recipe: Recipe, cluster: Cluster) -> None:
         ModelwrightError: more workers than samples in a step, or than the machine bears; the port is taken.
     """
     if recipe.plan.workers != "auto":
-        check_workers(recipe.plan.workers, cluster, recipe.batch)
+        check_share(recipe.plan.workers, recipe.batch)
+        check_workers(recipe.plan.workers, cluster)
     if recipe.launch.port is not None:
         try:
             checked_port(recipe.launch.port)

@@ -13,6 +13,7 @@ from modelwright.app.display import table
 from modelwright.app.evaluate import yardsticks_of
 from modelwright.app.generate import continued
 from modelwright.app.reporting import report_or_say
+from modelwright.app.session import logged
 from modelwright.app.train import train
 from modelwright.app.trained import open_trained
 from modelwright.base.files import write_text
@@ -27,10 +28,10 @@ PROMPT = "def read_lines(path, encoding=None):\n"
 def demo(*, folder: Path, console: Console, overrides: Sequence[str] = ()) -> Run:
     """Train, evaluate, generate, report; print what was done and where it lies."""
     run = train(RECIPE, overrides, folder=folder, console=console)
-    if run.status() != "finished" or "bits-per-byte" not in run.record.summary["held_out"]:
+    if run.status() != "finished" or "bits-per-byte" not in run.record.summary.get("held_out", {}):
         return run
-    training = open_trained(run)
-    with console.status("compressing the same files with gzip and lzma"):
+    training, _ = open_trained(run)
+    with logged(run), console.status("compressing the same files with gzip and lzma"):
         scores = _beside_compressors(run, training)
     console.print(_ranking(scores))
     console.print("[bold]A few lines of its own[/]")

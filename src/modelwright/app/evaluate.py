@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import RenderableType
 
 from modelwright.app.compressors import bits_per_byte
 from modelwright.app.display import table
 from modelwright.app.failing import failing
+from modelwright.app.session import logged
 from modelwright.app.trained import open_trained
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.plan import Plan
 from modelwright.base.world import world
 from modelwright.parallel.program import LocalProgram
 from modelwright.runs import MetricsWriter, Run
@@ -32,15 +37,15 @@ def evaluate(name: str, *, folder: Path, trust: bool = False) -> tuple[Run, dict
         ModelwrightError: no such run, no weights yet, nothing held out.
     """
     parent = Run.open(name, folder)
-    training = open_trained(parent, trust=trust)
+    training, step = open_trained(parent, trust=trust)
     run = Run.create(parent.path.parent, None, "evaluate", parent=parent)
-    with failing(run):
+    with failing(run), logged(run):
         run.write_recipe(parent.recipe())
         run.update(status="running")
         run.write_environment()
         scores: dict[str, Any] = dict(_scores(training, parent))
         with MetricsWriter(run.metrics_path) as writer:
-            writer.write({"kind": "evaluation", "step": _step(parent), **scores, "part": "held-out"})
+            writer.write({"kind": "evaluation", "step": step, **scores, "part": "held-out"})
         if yardsticks := yardsticks_of(training):
             scores["yardsticks"] = yardsticks
         run.update(status="finished", summary=scores)
@@ -58,7 +63,7 @@ def _scores(training: Training, parent: Run) -> dict[str, float]:
     if training.data.held_out is None:
         raise ModelwrightError("nothing is held out", where=str(parent.recipe_path), remedy="set data.held_out")
     plan = parent.plan()
-    with world() as mesh:
+    with _threads(plan), world() as mesh:
         program = LocalProgram(
             training.model,
             training.objective,
@@ -74,8 +79,15 @@ def _scores(training: Training, parent: Run) -> dict[str, float]:
         )
 
 
-def _step(parent: Run) -> int:
-    return int(parent.record.summary.get("steps", 0))
+@contextmanager
+def _threads(plan: Plan | None) -> Iterator[None]:
+    """Within the block no more threads than all workers of the plan had together."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, plan.workers * plan.threads) if plan else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def evaluated(run: Run, scores: dict[str, Any]) -> RenderableType:

@@ -32,7 +32,7 @@ def generate(
         ModelwrightError: no such run, no weights yet, not a language model.
     """
     run = Run.open(name, folder)
-    training = open_trained(run, trust=trust)
+    training, _ = open_trained(run, trust=trust, with_data=False)
     _check_text(training, run)
     return continued(training, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed)
 

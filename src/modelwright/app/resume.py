@@ -14,7 +14,7 @@ from modelwright.app.worker import planned
 from modelwright.base.errors import ModelwrightError
 from modelwright.launch import Warm
 from modelwright.recipe import load_recipe
-from modelwright.runs import Run
+from modelwright.runs import Run, locked
 
 
 def resume(name: str, *, folder: Path, console: Console, trust: bool = False) -> Run:
@@ -24,13 +24,14 @@ def resume(name: str, *, folder: Path, console: Console, trust: bool = False) ->
         ModelwrightError: the run is finished or still at work, or needs to be trusted first.
     """
     run = Run.open(name, folder)
-    check_resumable(run)
-    check_trust(run, trust)
-    recipe, plan = load_recipe(run.recipe_path), planned(run)
-    announce_run(console, run)
-    announce_plan(console, plan)
-    with Warm(PRELOAD) as warm:
-        run_workers(run, plan, warm, console, port=recipe.launch.port)
+    with locked(run.path):
+        check_resumable(run)
+        check_trust(run, trust)
+        recipe, plan = load_recipe(run.recipe_path), planned(run)
+        announce_run(console, run)
+        announce_plan(console, plan)
+        with Warm(PRELOAD) as warm:
+            run_workers(run, plan, warm, console, port=recipe.launch.port)
     return run
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from modelwright.app.failing import failing
 from modelwright.base.detect import detect
 from modelwright.base.events import emit, listening
+from modelwright.base.files import speaking
 from modelwright.export.safetensors import export_weights
-from modelwright.runs import EventLog, MetricsWriter, Run, Status, truncate_after
+from modelwright.runs import EventLog, MetricsWriter, Run, Status, read_metrics, truncate_after
+from modelwright.runs.metrics import steps
 from modelwright.training import checkpoints
 from modelwright.training.budget import tokens_per_sample
 from modelwright.training.fit import Evaluated, Record, Saved
@@ -42,7 +45,7 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
             for record in prepared.run(run.checkpoints, stop):
                 recorder(record)
         if writes:
-            export_weights(prepared.program.model, run.artifacts / "model.safetensors")
+            export_weights(prepared.program.model, _weights(run))
             run.update(status=_status(prepared), summary=recorder.summary)
         return recorder.summary | {"status": _status(prepared)}
 
@@ -52,11 +55,24 @@ def _begin(prepared: Prepared, run: Run, writes: bool) -> None:
     if writes:
         state = prepared.state
         run.update(status="running")
+        with speaking(_weights(run)):
+            _weights(run).unlink(missing_ok=True)  # of an earlier sitting: from here on checkpoints are newer
         truncate_after(run.metrics_path, state.step)
         run.write_environment(cluster=vars(detect()) | {"features": list(detect().features)})
         if resumed is not None:
             emit("resumed", f"goes on after step {state.step} of {state.total}", step=state.step)
+        _tell_unscored(prepared)
     prepared.group.barrier()
+
+
+def _tell_unscored(prepared: Prepared) -> None:
+    training = prepared.training
+    if training.evaluation.every is not None and training.data.held_out is None:
+        emit("evaluation-skipped", "nothing is held out, so there is nothing to evaluate on the way", level="warning")
+
+
+def _weights(run: Run) -> Path:
+    return run.artifacts / "model.safetensors"
 
 
 def _status(prepared: Prepared) -> Status:
@@ -76,8 +92,9 @@ def logged(run: Run, rank: int = 0) -> Iterator[None]:
 
 @contextmanager
 def _recorder(prepared: Prepared, run: Run, writes: bool, show: Show | None) -> Iterator[Recorder]:
+    before = list(steps(read_metrics(run.metrics_path))) if prepared.state.step else []
     with MetricsWriter(run.metrics_path) if writes else nullcontext() as writer:
-        recorder = Recorder(prepared, writer, show)
+        recorder = Recorder(prepared, writer, show, before)
         try:
             yield recorder
         finally:
@@ -85,9 +102,14 @@ def _recorder(prepared: Prepared, run: Run, writes: bool, show: Show | None) -> 
 
 
 class Recorder:
-    """Turns what happens into metric rows, holding a step back until its numbers have left the device."""
+    """Turns what happens into metric rows, holding a step back until its numbers have left the device.
 
-    def __init__(self, prepared: Prepared, writer: MetricsWriter | None, show: Show | None) -> None:
+    The summary goes on from the rows of the steps ``before``, those of earlier sittings.
+    """
+
+    def __init__(
+        self, prepared: Prepared, writer: MetricsWriter | None, show: Show | None, before: Sequence[Row] = ()
+    ) -> None:
         state = prepared.state
         self._prepared, self._writer, self._show = prepared, writer, show
         self._waiting: deque[Step] = deque()
@@ -95,6 +117,8 @@ class Recorder:
         self._taken: list[float] = []
         parameters = sum(parameter.numel() for parameter in prepared.program.model.parameters())
         self.summary: Row = {"parameters": parameters, "steps": state.step}
+        for row in before:
+            self._summarise(row)
 
     def __call__(self, record: Record) -> None:
         """Record one step, evaluation or checkpoint."""

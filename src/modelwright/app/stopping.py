@@ -12,6 +12,18 @@ from typing import NoReturn
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class CutShort(KeyboardInterrupt):
+    """A second signal: leave at once.
+
+    Args:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class StopRequest:
     """Whether a stop was asked for, and by which signal."""
 
@@ -24,7 +36,7 @@ class StopRequest:
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: the first one is noted, the second ends the process."""
         if self.signal is not None:
-            raise KeyboardInterrupt
+            raise CutShort(number)
         self.signal = number
 
 

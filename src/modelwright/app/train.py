@@ -25,7 +25,7 @@ from modelwright.data import Splits
 from modelwright.launch import Warm
 from modelwright.models.attention import attention_kernels
 from modelwright.recipe import Recipe, load, to_yaml
-from modelwright.runs import Run, remove
+from modelwright.runs import Run, locked, remove
 
 
 def train(
@@ -58,11 +58,12 @@ def train(
         with located(loaded):
             check_launch(recipe, detect())
         run = Run.create(folder, name or recipe.name, "train")
-        announce_run(console, run)
-        with located(loaded), logged(run), listening(speaker(console)), ended_by_sigterm():
-            plan = _planned(recipe, run, warm, console)
-        announce_plan(console, plan)
-        run_workers(run, plan, warm, console, port=recipe.launch.port)
+        with locked(run.path):
+            announce_run(console, run)
+            with located(loaded), logged(run), listening(speaker(console)), ended_by_sigterm():
+                plan = _planned(recipe, run, warm, console)
+            announce_plan(console, plan)
+            run_workers(run, plan, warm, console, port=recipe.launch.port)
     return run
 
 

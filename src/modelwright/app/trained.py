@@ -7,43 +7,61 @@ from pathlib import Path
 from modelwright.app.assemble import assemble
 from modelwright.app.trust import check_trust
 from modelwright.base.errors import ModelwrightError
+from modelwright.models.attention import set_attention
 from modelwright.models.source import load_weights
 from modelwright.runs import Run
 from modelwright.training import checkpoints
 from modelwright.training.training import Training
 
 
-def open_trained(run: Run, *, trust: bool = False) -> Training:
-    """What the run trained, with its final weights, or those of its newest whole checkpoint.
+def open_trained(run: Run, *, trust: bool = False, with_data: bool = True) -> tuple[Training, int]:
+    """What the run trained, with its newest weights and the attention kernel of its plan; and the weights' step.
+
+    ``with_data=False`` leaves the data alone, which may be gone: enough to generate text.
 
     Raises:
         ModelwrightError: the run has saved nothing yet, or needs to be trusted first.
     """
     check_trust(run, trust)
-    weights = newest_weights(run)
-    training = assemble(run)
+    weights, step = newest_weights(run)
+    training = assemble(run, with_data=with_data)
     load_weights(training.model, weights)
-    return training
+    plan = run.plan()
+    if plan is not None and plan.attention is not None:
+        set_attention(training.model, plan.attention)  # the kernels round differently
+    return training, step
 
 
-def newest_weights(run: Run) -> Path:
-    """The safetensors file with the run's newest weights.
+def newest_weights(run: Run) -> tuple[Path, int]:
+    """The safetensors file with the run's newest weights, and the step they are of.
+
+    What the run made at its end counts as long as no checkpoint is of a later step.
 
     Raises:
         ModelwrightError: there is none.
     """
-    final = run.artifacts / "model.safetensors"
-    if run.status() in ("finished", "stopped") and final.exists():
-        return final
+    final, final_step = run.artifacts / "model.safetensors", _final_step(run)
     damages = []
     for path in checkpoints.list_checkpoints(run.checkpoints):
+        step = int(path.name.removeprefix("step-"))
+        if step <= final_step:
+            break
         if (damage := checkpoints.find_damage(path)) is None:
-            return path / "model.safetensors"
+            return path / "model.safetensors", step
         damages.append(f"{path.name}: {damage}")
+    if final_step >= 0:
+        return final, final_step
     if damages:
         what = f"every checkpoint of the run '{run.name}' is damaged: {'; '.join(damages)}"
         raise ModelwrightError(what, where=str(run.checkpoints), remedy=_train(run))
     raise ModelwrightError(f"the run '{run.name}' has saved no weights yet", where=str(run.path), remedy=_train(run))
+
+
+def _final_step(run: Run) -> int:
+    """The step of the weights that the run made at its end; -1 where it made none."""
+    if run.status() not in ("finished", "stopped") or not (run.artifacts / "model.safetensors").exists():
+        return -1
+    return int(run.record.summary.get("steps", 0))
 
 
 def _train(run: Run) -> str:

@@ -13,11 +13,11 @@ from modelwright.app.display import TrainingScreen
 from modelwright.app.failing import failing
 from modelwright.app.placing import placement
 from modelwright.app.reporting import report_or_say
-from modelwright.app.stopping import StopRequest, stop_requested
+from modelwright.app.stopping import CutShort, StopRequest, stop_requested
 from modelwright.base.errors import ModelwrightError, RunFailed, Stopped
 from modelwright.base.plan import Plan
 from modelwright.launch import Failure, Job, JobStatus, Warm, raise_failure, start
-from modelwright.runs import Follower, LoggedEvent, Run, follow, read_events
+from modelwright.runs import Run, follow, follow_events
 
 POLL_SECONDS = 0.2
 
@@ -77,7 +77,7 @@ def _told_when_cut_short(run: Run) -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise Stopped(
             "ended at once by a second signal; steps since the newest checkpoint are lost",
-            signal=signal.SIGINT,
+            signal=error.number if isinstance(error, CutShort) else signal.SIGINT,
             where=str(run.path),
             remedy=_resume(run),
         ) from error
@@ -109,18 +109,12 @@ class _News:
     """What has been added to a run's metrics and events since the last look."""
 
     def __init__(self, run: Run) -> None:
-        self._metrics: Follower = follow(run.metrics_path)
-        self._run = run
-        self._events_seen = len(read_events(run.events_path))
+        self._metrics = follow(run.metrics_path)
+        self._events = follow_events(run.events_path)
+        self._events.poll()  # those of planning or of earlier sittings have been told
 
     def show(self, screen: TrainingScreen) -> None:
         for row in self._metrics.poll():
             screen.show(row)
-        for event in self._fresh_events():
+        for event in self._events.poll():
             screen.say(event)
-
-    def _fresh_events(self) -> list[LoggedEvent]:
-        events = read_events(self._run.events_path)
-        fresh = events[self._events_seen :]
-        self._events_seen = len(events)
-        return fresh

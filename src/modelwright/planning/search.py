@@ -73,14 +73,25 @@ def choose(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Seque
     return search.result()
 
 
-def default_plan(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Sequence[str]) -> Plan:
+def default_plan(
+    request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Sequence[str], launched: bool = True
+) -> Plan:
     """The plan without any measurement: what is ``auto`` takes its most usual value.
+
+    Args:
+        request: what the user fixed, and what is ``auto``.
+        cluster: this machine.
+        batch: samples per step over all workers.
+        kernels: attention kernels the model offers; empty where it offers no choice.
+        launched: the workers are started on this machine; otherwise they are there already, perhaps on several.
 
     Raises:
         ModelwrightError: more workers than samples in a batch, or far more than the machine can run.
     """
     workers = _default_workers(request, cluster, batch)
-    check_workers(workers, cluster, batch)
+    check_share(workers, batch)
+    if launched:
+        check_workers(workers, cluster)
     return Plan(
         workers=workers,
         threads=_threads(request, cluster, workers),
@@ -94,11 +105,11 @@ def default_plan(request: PlanRequest, cluster: Cluster, *, batch: int, kernels:
     )
 
 
-def check_workers(workers: int, cluster: Cluster, batch: int) -> None:
-    """Refuse numbers of workers that make no sense.
+def check_share(workers: int, batch: int) -> None:
+    """Refuse more workers than a batch has samples.
 
     Raises:
-        ModelwrightError: more workers than samples in a batch, or far more than the machine can run.
+        ModelwrightError: with both numbers.
     """
     if workers > batch:
         raise ModelwrightError(
@@ -106,6 +117,14 @@ def check_workers(workers: int, cluster: Cluster, batch: int) -> None:
             where="batch",
             remedy=f"raise batch to at least {workers}, or plan.workers={batch}",
         )
+
+
+def check_workers(workers: int, cluster: Cluster) -> None:
+    """Refuse to start far more workers than the machine can run.
+
+    Raises:
+        ModelwrightError: with the largest number that it can.
+    """
     most = cluster.devices or WORKERS_PER_CORE * cluster.cores
     if workers > most:
         has = f"{cluster.devices} accelerators" if cluster.devices else f"{cluster.cores} cores"

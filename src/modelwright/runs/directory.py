@@ -63,7 +63,7 @@ class Run:
         Raises:
             ModelwrightError: there is none, it is no run, or a newer version wrote it.
         """
-        path = _find(path_or_name, folder)
+        path = named(_find(path_or_name, folder))
         if not (path / "run.json").is_file():
             raise ModelwrightError(
                 "this folder is not a run: it has no run.json",
@@ -240,6 +240,11 @@ def record_alive(path: Path, record: Record) -> bool:
         return False
     seen = is_alive(record.process)
     return _changed_lately(path) if seen is None else seen
+
+
+def named(path: Path) -> Path:
+    """The path by its name, where it ends in ``.`` or ``..``."""
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 def names_in(folder: Path) -> list[str]:

@@ -76,6 +76,11 @@ def read_events(path: Path) -> list[LoggedEvent]:
     return [_event(row) for row in jsonlines.read(path)]
 
 
+def follow_events(path: Path) -> jsonlines.Follower[LoggedEvent]:
+    """A reader of the events that arrive from now on, those already there first."""
+    return jsonlines.Follower(path, _event)
+
+
 def _event(row: dict[str, Any]) -> LoggedEvent:
     details = row.get("details")
     return LoggedEvent(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from modelwright.base.events import emit
 from modelwright.base.files import speaking
 from modelwright.runs.plain import plain
 
 _BLOCK = 65536
+T = TypeVar("T")
 
 
 def encode(row: dict[str, Any]) -> bytes:
@@ -65,6 +66,46 @@ def whole_size(path: Path) -> int:
                 return start + found + 1
             end = start
     return 0
+
+
+class Follower(Generic[T]):
+    """Reads a file while another process writes it: each time only what has been added.
+
+    Args:
+        path: the file; it need not be there yet.
+        convert: what to make of each row.
+
+    Attributes:
+        rewritten: how often the file was replaced by another (a resumed run drops the steps it will do
+            again); after each time :meth:`poll` gives all rows anew.
+    """
+
+    def __init__(self, path: Path, convert: Callable[[dict[str, Any]], T]) -> None:
+        self.path = path
+        self.rewritten = 0
+        self._convert = convert
+        self._inode = 0
+        self._offset = 0
+
+    def poll(self) -> list[T]:
+        """What the complete lines written since the last call hold; waits for nothing."""
+        try:
+            with self.path.open("rb") as file:
+                self._notice_rewriting(os.fstat(file.fileno()))
+                file.seek(self._offset)
+                fresh = file.read()
+        except FileNotFoundError:
+            return []
+        fresh = fresh[: fresh.rfind(b"\n") + 1]
+        self._offset += len(fresh)
+        return [self._convert(row) for line in fresh.splitlines() if (row := decode(line)) is not None]
+
+    def _notice_rewriting(self, status: os.stat_result) -> None:
+        replaced = self._inode not in (0, status.st_ino) or status.st_size < self._offset
+        if replaced:
+            self.rewritten += 1
+            self._offset = 0
+        self._inode = status.st_ino
 
 
 class Appender:

@@ -21,7 +21,7 @@ class Measured:
         steps: the last step's number.
         seconds: training time.
         step_seconds: median of one step.
-        peak_bytes: largest memory of one worker.
+        peak_bytes: largest memory of rank 0.
         samples_per_second, tokens_per_second: medians, all workers together.
         samples, tokens: how many were seen.
     """

@@ -112,44 +112,9 @@ def read_metrics(path: Path, since: int = 0) -> list[Row]:
     return [restored for row in jsonlines.read(path) if (restored := _restore(row)).get("step", since) >= since]
 
 
-def follow(path: Path) -> Follower:
+def follow(path: Path) -> jsonlines.Follower[Row]:
     """A reader of the rows that arrive from now on, those already there first."""
-    return Follower(path)
-
-
-class Follower:
-    """Reads a metrics file while another process writes it.
-
-    Attributes:
-        rewritten: how often the file was replaced by another (a resumed run drops the steps it will do
-            again); after each time :meth:`poll` gives all rows anew.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rewritten = 0
-        self._inode = 0
-        self._offset = 0
-
-    def poll(self) -> list[Row]:
-        """The rows of the complete lines written since the last call; waits for nothing."""
-        try:
-            with self.path.open("rb") as file:
-                self._notice_rewriting(os.fstat(file.fileno()))
-                file.seek(self._offset)
-                fresh = file.read()
-        except FileNotFoundError:
-            return []
-        fresh = fresh[: fresh.rfind(b"\n") + 1]
-        self._offset += len(fresh)
-        return [_restore(row) for line in fresh.splitlines() if (row := jsonlines.decode(line)) is not None]
-
-    def _notice_rewriting(self, status: os.stat_result) -> None:
-        replaced = self._inode not in (0, status.st_ino) or status.st_size < self._offset
-        if replaced:
-            self.rewritten += 1
-            self._offset = 0
-        self._inode = status.st_ino
+    return jsonlines.Follower(path, _restore)
 
 
 def truncate_after(path: Path, step: int) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import speaking
-from modelwright.runs.directory import Run
+from modelwright.runs.directory import Run, named
+from modelwright.runs.lock import is_locked
 
 _HIDDEN = ".removed-"
 
@@ -17,17 +18,18 @@ def remove(run: Run, *, force: bool = False) -> None:
     """Delete a run's directory, and what killed removals left in its folder.
 
     Raises:
-        ModelwrightError: it is running (``force`` removes it all the same), or it cannot be deleted.
+        ModelwrightError: a process works on it (``force`` removes it all the same), or it cannot be deleted.
     """
-    if not force and run.status() == "running":
+    if not force and (run.status() == "running" or is_locked(run.path)):
         raise ModelwrightError(
             f"the run '{run.name}' is running",
             where=str(run.path),
             remedy="stop it first (Ctrl-C where it runs), or remove it all the same with --force",
         )
-    hidden = run.path.with_name(f"{_HIDDEN}{run.name}-{secrets.token_hex(4)}")
-    with speaking(run.path):
-        run.path.rename(hidden)
+    path = named(run.path)
+    hidden = path.with_name(f"{_HIDDEN}{path.name}-{secrets.token_hex(4)}")
+    with speaking(path):
+        path.rename(hidden)
         for leftover in hidden.parent.glob(f"{_HIDDEN}*"):
             _delete(leftover)
 

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-from modelwright.base.errors import MissingExtra, ModelwrightError
-from modelwright.base.events import emit
+from modelwright.base.errors import MissingExtra
 from modelwright.base.files import write_text
 from modelwright.runs import sections
 from modelwright.runs.directory import Run
@@ -53,15 +52,6 @@ def write_report(run: Run) -> Path:
     )
     write_text(run.report_path, page)
     return run.report_path
-
-
-def try_report(run: Run) -> Path | None:
-    """As :func:`write_report`; where that fails an event says why, and the work goes on."""
-    try:
-        return write_report(run)
-    except ModelwrightError as error:
-        emit("report-not-written", f"no report was written: {error}", level="warning")
-        return None
 
 
 def _page(*, title: str, header: Markup, body: Markup, links: Markup, data: Markup, plotly: str) -> str:

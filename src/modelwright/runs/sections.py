@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def predicted(plan: Plan | None, measured: Measured) -> Markup:
     interval = f"{shown('seconds', low)} to {shown('seconds', high)}"
     lines = [
         _against("Step time", "seconds", expected.step_seconds, measured.step_seconds, interval),
-        _against("Peak memory, one worker", "bytes", expected.peak_bytes, measured.peak_bytes),
+        _against(_peak_name(plan), "bytes", expected.peak_bytes, measured.peak_bytes),
         _against("Samples per second", "", expected.samples_per_second, measured.samples_per_second),
     ]
     inside = low <= measured.step_seconds <= high
@@ -73,6 +72,11 @@ def predicted(plan: Plan | None, measured: Measured) -> Markup:
     note = tag("p", text(f"{told} Prediction: {expected.source}.".strip()), class_="note")
     columns = ("Quantity", "Predicted", "Measured", "Difference", "Predicted interval")
     return table(columns, lines, numeric=range(1, 5)) + note
+
+
+def _peak_name(chosen: Plan) -> str:
+    """What is predicted is the peak of the largest worker; what is written down is that of rank 0."""
+    return "Peak memory" if chosen.workers == 1 else "Peak memory, one worker (measured: rank 0)"
 
 
 def free(run: Run) -> list[Section]:
@@ -153,7 +157,7 @@ def _when_and_where(run: Run, plan: Plan | None, measured: Measured) -> list[str
     record, recorded = run.record, run.environment()
     told = [f"started {_moment(record.created)}"]
     if record.ended:
-        told.append(f"took {shown('seconds', _seconds_between(record.created, record.ended))}")
+        told.append(f"ended {_moment(record.ended)}")
     if plan is not None:
         workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
         told.append(f"{workers} on {plan.device}, {plan.precision}")
@@ -199,7 +203,7 @@ def _totals(measured: Measured) -> list[tuple[str, str]]:
         ("tokens seen", count_text(measured.tokens), measured.tokens),
         ("samples seen", count_text(measured.samples), measured.samples),
         ("tokens per second", count_text(measured.tokens_per_second), measured.tokens_per_second),
-        ("peak memory", shown("bytes", measured.peak_bytes), measured.peak_bytes),
+        ("peak memory, rank 0", shown("bytes", measured.peak_bytes), measured.peak_bytes),
     ]
     return [(name, value) for name, value, measure in entries if measure > 0]
 
@@ -277,10 +281,3 @@ def _sizes(folder: Path) -> list[tuple[str, int]]:
 
 def _moment(written: str) -> str:
     return written[:16].replace("T", " ") + " UTC"
-
-
-def _seconds_between(start: str, end: str) -> float:
-    try:
-        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-    except (ValueError, TypeError):
-        return float("nan")
