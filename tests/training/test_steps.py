@@ -66,7 +66,7 @@ def plain_loop(arrays: dict[str, Tensor], total: int, clip: float) -> tuple[list
     order = Order(len(arrays["inputs"]), seed=SEED)
     history = []
     for step in range(total):
-        rate = 0.01 * (1 + math.cos(math.pi * step / (total - 1))) / 2
+        rate = 0.01 * (1 + math.cos(math.pi * step / total)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate
         indices = torch.from_numpy(order(range(step * BATCH, (step + 1) * BATCH)))

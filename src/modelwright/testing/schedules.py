@@ -35,6 +35,11 @@ class ScheduleContract(Contract):
         assert technique.factor(0, total) > 0
 
     @pytest.mark.parametrize("total", TOTALS)
+    def test_last_step_does_something(self, technique: Schedule, total: int) -> None:
+        """A last factor of 0 would waste a step."""
+        assert technique.factor(total - 1, total) > 0
+
+    @pytest.mark.parametrize("total", TOTALS)
     def test_factor_depends_on_step_and_total_only(self, technique: Schedule, total: int) -> None:
         """Asked in another order, or of a copy, the answers are the same: a run may resume anywhere."""
         forth = [technique.factor(step, total) for step in range(total)]

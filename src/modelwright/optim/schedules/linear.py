@@ -17,13 +17,13 @@ from modelwright.optim.schedules.shape import (
 class Linear:
     """From 1 to ``floor`` along a line, after a warm-up.
 
-    The last step has the factor ``floor`` exactly, and so has any step after it, unless it belongs to
-    the warm-up; the only step of a run has 1.
+    ``floor`` is reached one step after the last, as in torch and transformers: with a floor of 0 the last
+    step would else do nothing. The steps after it keep ``floor``, unless they belong to the warm-up.
 
     Attributes:
         warmup: steps of the warm-up, or, below 1, their fraction of all steps. With ``n`` of them the factor
             rises from ``1 / n`` at the first step to 1 at the ``n``-th; a budget that is shorter cuts it off.
-        floor: the final factor.
+        floor: the factor that the last step comes close to.
     """
 
     warmup: float = 0.0

@@ -16,11 +16,11 @@ def warmup_factor(step: int, steps: int) -> float:
 
 
 def progress(step: int, total: int, steps: int) -> float:
-    """How far ``step`` is from the end of a warm-up of ``steps`` (0) to the last step, ``total - 1`` (1)."""
+    """How far ``step`` is from the end of a warm-up of ``steps`` (0) to one step after the last, ``total`` (1)."""
     top = max(steps - 1, 0)
     if step <= top:
         return 0.0
-    return min(1.0, (step - top) / (total - 1 - top)) if total - 1 > top else 1.0
+    return min(1.0, (step - top) / (total - top)) if total > top else 1.0
 
 
 def check_position(step: int, total: int) -> None:
