@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modelwright.base.plan import Plan
     from modelwright.base.world import world
     from modelwright.launch import spawn
+    from modelwright.models.source import load_weights
     from modelwright.recipe import Recipe, load_recipe
     from modelwright.runs import Run
     from modelwright.training.settings import Budget, Evaluation, Saving
@@ -35,6 +36,7 @@ _HOMES = {
     "Saving": "modelwright.training.settings",
     "data_cache": "modelwright.app.places",
     "load_recipe": "modelwright.recipe",
+    "load_weights": "modelwright.models.source",
     "spawn": "modelwright.launch",
     "train": "modelwright.app.api",
     "world": "modelwright.base.world",
@@ -54,6 +56,7 @@ __all__ = [
     "Saving",
     "data_cache",
     "load_recipe",
+    "load_weights",
     "spawn",
     "train",
     "world",

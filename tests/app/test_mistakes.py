@@ -323,7 +323,7 @@ PLACES = {
         arguments=["--name", "mine"],
         what="the name 'mine' is taken",
         where="runs/mine",
-        remedy="choose another name.*modelwright resume mine",
+        remedy="choose another name.*modelwright runs remove mine",
         runs=["mine"],
     ),
 }

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +43,14 @@ from modelwright.training.settings import Budget, Evaluation, Saving
 from modelwright.training.training import Prepared, Training
 
 _BUDGETS = "write for example '500 steps', '20k samples', '5M tokens', '3 epochs' or '90s'"
+_OBJECTIVES = (
+    "an objective is a callable (model, batch) -> losses [batch], or one of modelwright.objectives; write for example "
+    'lambda model, batch: cross_entropy(model(batch["inputs"]), batch["targets"], reduction="none")'
+)
+_OPTIMIZERS = "pass one of modelwright.optim, for example modelwright.optim.adamw.AdamW(lr=1e-3)"
+_SCHEDULES = (
+    "pass one of modelwright.optim.schedules, for example modelwright.optim.schedules.cosine.Cosine(warmup=0.05)"
+)
 
 Samples = Dataset | Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]
 LossFunction = Callable[[nn.Module, dict[str, Tensor]], Tensor]
@@ -106,14 +115,16 @@ def train(
         ModelwrightError: a mistake, found before training starts.
         RunFailed: training diverged.
     """
+    _check_technique("optimizer", optimizer, "build", _OPTIMIZERS)
+    _check_technique("schedule", schedule, "factor", _SCHEDULES)
     training = Training(
         model=model,
         data=splits_of(data, held_out),
         objective=_objective(objective),
         optimizer=optimizer or AdamW(),
         schedule=schedule or Cosine(),
-        batch=batch,
-        budget=parse_budget(budget) if isinstance(budget, str) else budget,
+        batch=_batch(batch),
+        budget=_budget(budget),
         clip=clip,
         seed=seed,
         evaluation=evaluation or Evaluation(),
@@ -149,7 +160,39 @@ def parse_budget(text: str) -> Budget:
         raise ModelwrightError(f"'{text}' is not a budget{reason}", where="budget", remedy=_BUDGETS) from error
 
 
+def _budget(budget: Budget | str) -> Budget:
+    if not isinstance(budget, (Budget, str)):
+        raise ModelwrightError(f"a budget is text or a Budget, not {budget!r}", where="budget", remedy=_BUDGETS)
+    return parse_budget(budget) if isinstance(budget, str) else budget
+
+
+def _batch(batch: int) -> int:
+    if not isinstance(batch, Integral) or batch < 1:
+        raise ModelwrightError(
+            f"batch is the number of samples per step, at least 1, not {batch!r}",
+            where="batch",
+            remedy="write for example batch=32",
+        )
+    return batch
+
+
+def _check_technique(name: str, technique: object, method: str, remedy: str) -> None:
+    if technique is not None and (isinstance(technique, type) or not hasattr(technique, method)):
+        raise ModelwrightError(f"{_shown(technique)} is no configured {name}", where=name, remedy=remedy)
+
+
+def _shown(value: object) -> str:
+    """What was passed, in a few words: a class or function by its name, anything else by its class."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    article = "the class " if isinstance(value, type) else "" if named is value else "an instance of "
+    return f"{article}{named.__module__}.{named.__qualname__}"
+
+
 def _objective(objective: Objective | LossFunction) -> Objective:
+    # The losses of torch.nn and torch.nn.functional are callable too, but with (outputs, targets).
+    from_torch = str(getattr(objective, "__module__", "")).startswith("torch.nn.")
+    if isinstance(objective, type) or not (hasattr(objective, "counts") or (callable(objective) and not from_torch)):
+        raise ModelwrightError(f"{_shown(objective)} is no objective", where="objective", remedy=_OBJECTIVES)
     return cast(Objective, objective) if hasattr(objective, "counts") else FunctionObjective(objective)
 
 

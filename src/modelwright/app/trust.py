@@ -1,4 +1,4 @@
-"""A run that came from elsewhere and names foreign classes would run foreign code: the user has to say so."""
+"""Whether a run's recipe may be used: it has one, and foreign code from elsewhere runs only if the user says so."""
 
 from __future__ import annotations
 
@@ -7,12 +7,36 @@ from modelwright.recipe import foreign_classes
 from modelwright.runs import Run
 
 
+def check_recipe(run: Run) -> None:
+    """Refuse a run that only the Python script it was made in can build again.
+
+    Raises:
+        ModelwrightError: the run has no recipe.
+    """
+    if not run.recipe_path.exists():
+        raise ModelwrightError(
+            f"the run '{run.name}' was made from Python, so the command line cannot build its model",
+            where=str(run.path),
+            remedy=_in_python(run),
+        )
+
+
+def _in_python(run: Run) -> str:
+    weights = run.artifacts / "model.safetensors"
+    load = f"build the model in Python and load its weights: modelwright.load_weights(model, {str(weights)!r})"
+    if run.status() == "finished":
+        return load
+    again = f"train on in Python: call modelwright.train again with run={str(run.path)!r}"
+    return f"{again}; or {load}" if weights.exists() else again
+
+
 def check_trust(run: Run, trust: bool) -> None:
     """Let through what this user started, what names no foreign class, and what is trusted explicitly.
 
     Raises:
-        ModelwrightError: the recipe came from elsewhere and would import code.
+        ModelwrightError: there is no recipe, or it came from elsewhere and would import code.
     """
+    check_recipe(run)
     foreign = foreign_classes(run.recipe(), source=str(run.recipe_path))
     if foreign and not trust and not run.ours():
         raise ModelwrightError(

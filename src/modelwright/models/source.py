@@ -90,13 +90,14 @@ def save_weights(model: nn.Module, path: Path) -> None:
             raise ModelwrightError(f"cannot write: {error}", where=str(path)) from error
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path | str) -> None:
     """Copy the tensors of a safetensors file into ``model``, which keeps its devices and dtypes.
 
     Raises:
         ModelwrightError: no such file, no safetensors, written by a newer version, or names or shapes that
             differ.
     """
+    path = Path(path)
     saved = read_weights(path)
     own = _tensors(model)
     # A file by others may name a tied weight once; its twin is then not missing.

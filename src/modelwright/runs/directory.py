@@ -272,9 +272,18 @@ def _claim(path: Path) -> None:
 
 
 def _claim_remedy(path: Path) -> str:
-    if (path / "run.json").exists():
-        return f"choose another name, or go on with that run: modelwright resume {path.name}"
-    return "choose another name, or remove that folder: it is not a run"
+    if not (path / "run.json").exists():
+        return "choose another name, or remove that folder: it is not a run"
+    if _finished(path):
+        return f"choose another name, or remove it: modelwright runs remove {path.name}"
+    return f"choose another name, or go on with it: modelwright resume {path.name}"
+
+
+def _finished(path: Path) -> bool:
+    try:
+        return Run(path).status() == "finished"
+    except ModelwrightError:  # a damaged record must not hide that the name is taken
+        return False
 
 
 def _first_record(run: Run, verb: str, parent: Run | None) -> Record:
