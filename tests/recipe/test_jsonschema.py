@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from tests.recipe.techniques import HERE, SOLVERS, Job
+from tests.recipe.techniques import HERE, SOLVERS, Adam, Job
 from tests.recipe.test_load import GOOD, WRONG
 
 from modelwright.base.choice import Family
@@ -16,6 +16,7 @@ FITTING = [
     GOOD,
     GOOD + "solver: adam\n",
     GOOD + "solver: {lr: 0.5}\n",
+    GOOD + "solver: {use: adam, lr: 1e-3, betas: [9e-1, 1.5E-1]}\nclip: 1e+3\n",
     GOOD + f"solver: {HERE}:Own\n",
     GOOD + f"solver: {{use: '{HERE}:Own', anything: [1]}}\n",
     GOOD + "solver: {use: adam, betas: [0.9, 1], mode: fast}\npause: 1h30m\nworkers: 3\nclip: null\n",
@@ -37,6 +38,15 @@ def validator() -> Draft202012Validator:
 @pytest.mark.parametrize("text", FITTING)
 def test_right_recipes_fit(validator: Draft202012Validator, text: str) -> None:
     assert list(validator.iter_errors(yaml.safe_load(text))) == []
+
+
+def test_numbers_that_pyyaml_takes_for_text_fit(validator: Draft202012Validator) -> None:
+    text = GOOD + "solver: {lr: 1e-3}\n"
+    assert yaml.safe_load(text)["solver"] == {"lr": "1e-3"}
+    assert read(text, Job).recipe.solver == Adam(lr=1e-3)
+    assert validator.is_valid(yaml.safe_load(text))
+    for wrong in ("1e", "e-3", "fast", "1e-3x", "0.5", "x1e-3"):
+        assert not validator.is_valid(yaml.safe_load(text) | {"solver": {"lr": wrong}}), wrong
 
 
 def test_resolved_recipes_fit(validator: Draft202012Validator) -> None:

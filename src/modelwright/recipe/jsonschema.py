@@ -29,6 +29,8 @@ from modelwright.recipe.hints import (
 from modelwright.recipe.schema import Recipe
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
+# Readers of YAML 1.1, PyYAML among them, take 1e-3 for text: they want a point and a sign, as in 1.0e-3.
+EXPONENT = r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"
 OWN = r"^[\w.]+:[\w.]+$"
 Schema = dict[str, Any]
 
@@ -105,9 +107,12 @@ def _leaf(hint: Any) -> Schema:
     if hint in (Any, object):
         return {}
     try:
-        return TypeAdapter(hint).json_schema()
+        schema = TypeAdapter(hint).json_schema()
     except PydanticUserError:
         return {}
+    if schema.get("type") == "number":
+        return {**schema, "type": ["number", "string"], "pattern": EXPONENT}
+    return schema
 
 
 def _list(hint: Any, definitions: dict[str, Schema]) -> Schema:
