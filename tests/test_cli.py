@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 import typer
 from tests.command import (
     DIGITS,
+    PATIENCE,
     SLOW,
     change_json,
     finish,
@@ -136,7 +140,15 @@ def test_runs_list() -> None:
         ("second", "stopped"),
     ]
     shown = invoke("runs", "list").out
-    assert all(word in shown for word in ("first", "second", "finished", "stopped", "12"))
+    assert all(word in shown for word in ("first", "second", "finished", "stopped", "12", "train loss", "held-out"))
+
+
+def test_no_name_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "a-run-with-a-name-" * 4
+    trained("digits", name)
+    assert name in run_command("runs", "list").out
+    assert f"runs/{name}" in run_command("runs", "show", name).out
 
 
 def test_runs_show() -> None:
@@ -146,7 +158,10 @@ def test_runs_show() -> None:
     assert facts["summary"]["steps"] == 12
     assert facts["plan"]["workers"] == 1
     assert facts["summary"]["held_out"].keys() == {"loss", "accuracy"}
-    assert "finished" in invoke("runs", "show", "mine").out
+    shown = invoke("runs", "show", "mine").out
+    assert "finished" in shown
+    assert re.search(rf"^held_out.loss +{facts['summary']['held_out']['loss']:.6g}$", shown, re.MULTILINE)
+    assert re.search(r"^peak_bytes +[\d.]+ MB$", shown, re.MULTILINE)
     assert invoke("runs", "show", "runs/mine", "--json").json() == facts
 
 
@@ -167,6 +182,27 @@ def test_runs_remove() -> None:
     assert not RUN.exists()
     trained("digits", "mine")
     assert invoke("runs", "remove", "mine").out.strip() == "removed runs/mine"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize(
+    ("answer", "options", "removed"),
+    [("y\n", (), True), ("n\n", (), False), ("", ("-y",), True), ("", ("--force",), True)],
+)
+def test_on_a_terminal_a_removal_is_asked_for(answer: str, options: tuple[str, ...], removed: bool) -> None:
+    trained("digits", "mine")
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, answer.encode())
+        command = [sys.executable, "-m", "modelwright", "runs", "remove", "mine", *options]
+        done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, timeout=PATIENCE, check=False)
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0, shown
+    assert ("Remove runs/mine" in shown) == bool(answer)
+    assert RUN.exists() != removed
 
 
 def test_runs_remove_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +237,7 @@ def test_recipe_show() -> None:
 
 def test_recipe_schema() -> None:
     schema = invoke("recipe", "schema").json()
+    assert invoke("recipe", "schema", "--json").json() == schema
     assert schema["properties"].keys() >= {"model", "data", "budget"}
     line = invoke("recipe", "schema", "--output", "recipe.schema.json").out
     assert "recipe.schema.json" in line

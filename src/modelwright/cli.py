@@ -1,7 +1,8 @@
 """The command ``modelwright``: argv -> app. No logic lives here, and nothing heavy is imported before a verb runs.
 
 Exit codes: 0 done; 1 a fault of ours (with a traceback); 2 the user's mistake, found before anything was spent;
-3 a run failed; 130 and 143 stopped by Ctrl-C or SIGTERM, with everything saved.
+3 a run failed; 130 and 143 stopped by Ctrl-C or SIGTERM, with everything saved if training had
+begun.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ VERBS = Family(
         "evaluate": "modelwright.app.evaluate:evaluate",
         "evaluated": "modelwright.app.evaluate:evaluated",
         "generate": "modelwright.app.generate:generate",
+        "account": "modelwright.app.account:told",
         "runs list": "modelwright.app.runs:list_runs",
         "runs listed": "modelwright.app.runs:listed",
         "runs show": "modelwright.app.runs:show",
         "runs shown": "modelwright.app.runs:shown",
         "runs compare": "modelwright.app.runs:compared",
         "runs compared": "modelwright.app.runs:print_compared",
+        "runs removal": "modelwright.app.runs:removal",
         "runs remove": "modelwright.app.runs:remove_run",
         "runs reindex": "modelwright.app.runs:rebuild",
         "report": "modelwright.app.runs:report",
@@ -51,7 +54,8 @@ VERBS = Family(
 
 app = typer.Typer(
     help="Plan, train, tune, compress and ship large models from one recipe, with numbers that hold.",
-    epilog="Exit codes: 0 done, 1 our fault, 2 your mistake, 3 the run failed, 130/143 stopped and saved.",
+    epilog="Exit codes: 0 done, 1 our fault, 2 your mistake, 3 the run failed, "
+    "130/143 stopped; saved if training had begun.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -99,7 +103,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
         except ModelwrightError as error:
             _complain(error, as_json=bool(kwargs.get("as_json")))
             raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, typer.Abort) as error:
             Console(stderr=True).print("interrupted")
             raise typer.Exit(130) from error
         except BrokenPipeError as error:
@@ -124,6 +128,11 @@ def _do(verb: str, /, *args: Any, aside: bool = False, **kwargs: Any) -> Any:
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _print(told: Any) -> None:
+    """Show a table as wide as it is: no name and no path is cut."""
+    out.print(told, soft_wrap=True)
 
 
 def _console(as_json: bool) -> Console:
@@ -180,7 +189,7 @@ def evaluate(run: RunArgument, folder: Folder = RUNS, trust: Trust = False, as_j
     if as_json:
         _print_json({"run": str(record.path), **scores})
     else:
-        out.print(_do("evaluated", record, scores))
+        _print(_do("evaluated", record, scores))
 
 
 @app.command()
@@ -243,7 +252,7 @@ def demo(overrides: Overrides = None, folder: Folder = RUNS, as_json: Json = Fal
 def runs_list(folder: Folder = RUNS, as_json: Json = False) -> None:
     """The runs of a folder, oldest first."""
     rows = _do("runs list", folder)
-    _print_json([row.to_json() for row in rows]) if as_json else out.print(_do("runs listed", rows))
+    _print_json([row.to_json() for row in rows]) if as_json else _print(_do("runs listed", rows))
 
 
 @runs_app.command("show")
@@ -251,7 +260,7 @@ def runs_list(folder: Folder = RUNS, as_json: Json = False) -> None:
 def runs_show(run: RunArgument, folder: Folder = RUNS, as_json: Json = False) -> None:
     """Everything that is known of a run."""
     facts = _do("runs show", run, folder)
-    _print_json(facts) if as_json else out.print(_do("runs shown", facts))
+    _print_json(facts) if as_json else _print(_do("runs shown", facts))
 
 
 @runs_app.command("compare")
@@ -272,9 +281,14 @@ def runs_remove(
     run: RunArgument,
     folder: Folder = RUNS,
     force: Annotated[bool, typer.Option("--force", help="Also where it is still at work.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove a run and all its files."""
+    """Remove a run and all its files; on a terminal it asks first."""
+    asks = sys.stdin.isatty() and sys.stdout.isatty() and not (yes or force or as_json)
+    if asks and not typer.confirm(_do("runs removal", run, folder)):
+        out.print("nothing is removed")
+        return
     path = _do("runs remove", run, folder, force=force)
     _print_json({"removed": str(path)}) if as_json else out.print(f"removed {path}", highlight=False)
 
@@ -299,9 +313,13 @@ def recipe_show(recipe: RecipeArgument, overrides: Overrides = None, as_json: Js
 @_verb
 def recipe_schema(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to a file.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """The JSON Schema of recipes; with --output also the line that makes editors use it."""
-    sys.stdout.write(_do("recipe schema", output) + "\n")
+    """The JSON Schema of recipes, always as JSON; with --output the line that makes editors use it."""
+    text = _do("recipe schema", output)
+    if as_json and output is not None:
+        return _print_json({"schema": str(output), "line": text})
+    sys.stdout.write(text + "\n")
 
 
 @recipe_app.command("list")
@@ -313,8 +331,10 @@ def recipe_list(as_json: Json = False) -> None:
 
 
 def _tell(run: Any, folder: Path, as_json: bool) -> None:
-    facts = _do("runs show", run.path, folder)
-    _print_json(facts) if as_json else out.print(_do("runs shown", facts))
+    if as_json:
+        _print_json(_do("runs show", run.path, folder))
+    else:
+        _print(_do("account", run))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from modelwright.app.display import TrainingScreen, announce_run, speaker, table
+from modelwright.app.display import TrainingScreen, Whole, announce_run, speaker, steps_text, table
 from modelwright.base.events import Event
 from modelwright.runs import Run
 
@@ -43,7 +43,7 @@ def test_a_terminal_shows_one_live_line() -> None:
     line = drawn[drawn.rindex("step ") :].splitlines()[0]  # as it was drawn last
     assert "step 4/10  loss 2.0000" in line
     assert "2k tokens/s" in line  # 1000 tokens in half a second
-    assert "600 MB" in line  # of two workers
+    assert "600 MB in all" in line  # of two workers
     assert "3 s left" in line  # 6 steps of half a second
     assert len(line) <= 100
 
@@ -90,10 +90,12 @@ def test_evaluations_and_warnings_are_said() -> None:
         screen.show(
             {"kind": "evaluation", "step": 5, "seconds": 1.0, "loss": 0.5, "accuracy": 0.91, "part": "held-out"}
         )
+        screen.show({"kind": "evaluation", "step": 6, "seconds": 1.0, "loss": 0.25, "part": "held-out-part"})
         screen.say(Event(kind="step-masked", message="step 5 [rank 0] was left out", level="warning"))
         screen.say(Event(kind="saved", message="checkpoint of step 5"))
     assert console.export_text().splitlines() == [
-        "  step 5: held-out loss 0.5, accuracy 0.91",
+        "  step 5: held out: loss 0.5, accuracy 0.91",
+        "  step 6: held out (a part): loss 0.25",
         "! step 5 [rank 0] was left out",
     ]
 
@@ -117,3 +119,16 @@ def test_a_table_keeps_what_is_in_it() -> None:
     text = console.export_text()
     assert "a [red]value[/]" in text
     assert text.count("x") == 100
+
+
+def test_a_path_stays_in_one_line_and_words_wrap() -> None:
+    console, path, title = terminal(60), Whole("/very folder" + "/long" * 20), "a title " * 6 + "is one line"
+    console.print(table(title, {"path": path, "told": "several words " * 10}), soft_wrap=True)
+    first, second, *rest = console.export_text().splitlines()
+    assert (first, second) == (title, f"path  {path}")
+    assert len(rest) == 3
+    assert all(line.startswith(("told  several", "      ")) and len(line) <= 60 for line in rest)
+
+
+def test_one_step_is_singular() -> None:
+    assert [steps_text(count) for count in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]

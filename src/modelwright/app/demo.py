@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from modelwright.app.account import told
 from modelwright.app.display import table
 from modelwright.app.evaluate import yardsticks_of
 from modelwright.app.generate import continued
@@ -17,7 +18,6 @@ from modelwright.app.session import logged
 from modelwright.app.train import train
 from modelwright.app.trained import open_trained
 from modelwright.base.files import write_text
-from modelwright.base.units import bytes_text, count_text, seconds_text
 from modelwright.runs import Run
 from modelwright.training.training import Training
 
@@ -38,7 +38,7 @@ def demo(*, folder: Path, console: Console, overrides: Sequence[str] = ()) -> Ru
     text = _speak(training, console)
     _add_sections(run, scores, text)
     report_or_say(run, console)
-    console.print(table("What was done", _account(run)))
+    console.print(told(run), soft_wrap=True)
     return run
 
 
@@ -79,18 +79,3 @@ def _add_sections(run: Run, scores: Mapping[str, float], text: str) -> None:
     ]
     write_text(run.artifacts / "sections.json", json.dumps(sections, indent=2) + "\n")
     run.update(summary={"yardsticks": {name: bits for name, bits in scores.items() if name != "this model"}})
-
-
-def _account(run: Run) -> dict[str, str]:
-    summary = run.record.summary
-    tokens, seconds = summary["tokens"], summary["seconds"]
-    weights = run.artifacts / "model.safetensors"
-    return {
-        "model": f"{count_text(summary['parameters'])} parameters, {bytes_text(weights.stat().st_size)}",
-        "trained": f"{summary['steps']} steps, {count_text(tokens)} tokens in {seconds_text(seconds)}",
-        "speed": f"{count_text(tokens / seconds)} tokens/s",
-        "held out": f"{summary['held_out']['bits-per-byte']:.3f} bits per byte",
-        "weights": str(weights),
-        "report": str(run.report_path),
-        "again": f"modelwright generate {run.name} --prompt 'import os'",
-    }

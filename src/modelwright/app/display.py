@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.text import Text
 
 from modelwright.app.planner import describe
 from modelwright.base.plan import Plan
@@ -20,6 +23,8 @@ from modelwright.base.units import bytes_text, count_text, seconds_text
 from modelwright.runs import Run
 
 QUIET_SECONDS = 10.0
+_PARTS = {"held-out": "held out", "held-out-part": "held out (a part)"}
+_NARROW = 30  # columns, below which words are not wrapped any more
 Row = Mapping[str, Any]
 
 
@@ -87,7 +92,9 @@ class TrainingScreen:
         elif row["kind"] == "evaluation":
             scores = {name: value for name, value in row.items() if isinstance(value, float) and name != "seconds"}
             shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-            self._console.print(f"  step {row['step']}: {row['part']} {shown}", highlight=False)
+            self._console.print(
+                f"  step {row['step']}: {_PARTS.get(row['part'], row['part'])}: {shown}", highlight=False
+            )
 
     def say(self, event: Told) -> None:
         """Show an event a person should know of."""
@@ -100,14 +107,15 @@ class TrainingScreen:
         self._rate.add(row)
         left = (self._total - row["step"]) * self._rate.step_seconds
         head = f"step {row['step']}/{self._total}  loss {self._loss:.4f}"
-        tail = (
-            f"{self._rate.text}  {bytes_text(row['memory_bytes'] * self._workers)}  "
-            f"{seconds_text(left) if left >= 1 else '0 s'} left"
-        )
+        tail = f"{self._rate.text}  {self._memory(row)}  {seconds_text(left) if left >= 1 else '0 s'} left"
         self._progress.update(self._task, completed=row["step"], head=head, tail=tail)
         if not self._live and time.monotonic() - self._spoken > QUIET_SECONDS:
             self._spoken = time.monotonic()
             self._console.print(f"  {head}  {tail}", highlight=False)
+
+    def _memory(self, row: Row) -> str:
+        used = bytes_text(row["memory_bytes"] * self._workers)
+        return f"{used} in all" if self._workers > 1 else f"{used} of memory"
 
 
 def announce_run(console: Console, run: Run) -> None:
@@ -151,11 +159,39 @@ class _Rate:
         self._last = row
 
 
-def table(title: str, rows: Mapping[str, object]) -> Table:
-    """Two columns: what and how much."""
-    made = Table(title=title, show_header=False, title_justify="left", title_style="bold", pad_edge=False)
-    made.add_column(style="cyan", no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, value in rows.items():
-        made.add_row(name, escape(str(value)))
-    return made
+class Whole(str):
+    """A value that stays in one line of a table: a path or a command, to be copied."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Names and values, one below the other; to be printed with ``soft_wrap`` where no path is to be cut."""
+
+    title: str
+    rows: Mapping[str, object]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield Text(self.title, style="bold")
+        margin = max((cell_len(name) for name in self.rows), default=0) + 2
+        for name, value in self.rows.items():
+            room = max(options.max_width - margin, _NARROW)
+            first, *rest = _lines(value, room, whole_words=options.overflow == "ignore")
+            yield Text.assemble((name, "cyan"), " " * (margin - cell_len(name)), first)
+            yield from (Text(" " * margin + line) for line in rest)
+
+
+def table(title: str, rows: Mapping[str, object]) -> RenderableType:
+    """Two columns: what and how much; a path stays in one line."""
+    return _Facts(title, rows)
+
+
+def steps_text(count: int) -> str:
+    """``1`` -> ``"1 step"``."""
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def _lines(value: object, room: int, *, whole_words: bool) -> list[str]:
+    if isinstance(value, Whole) and whole_words:
+        return [str(value)]
+    wrapper = textwrap.TextWrapper(room, break_long_words=not whole_words, break_on_hyphens=False)
+    return [line for part in str(value).splitlines() for line in wrapper.wrap(part)] or [""]

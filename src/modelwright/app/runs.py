@@ -9,11 +9,15 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from modelwright.app.display import table
+from modelwright.app.display import Whole, table
+from modelwright.base.units import bytes_text, seconds_text
 from modelwright.runs import Run, RunRow, compare, listing, read_events, reindex, remove
+from modelwright.runs.compare import flatten
 from modelwright.runs.report import write_report
 
+_ANY_WIDTH = 10_000  # columns
 _COLOURS = {
     "finished": "green",
     "running": "cyan",
@@ -32,7 +36,7 @@ def listed(rows: Sequence[RunRow]) -> RenderableType:
     """Runs as a table."""
     if not rows:
         return "no runs here yet; make one: modelwright demo"
-    made = Table("run", "verb", "status", "created", "steps", "loss", box=None, pad_edge=False)
+    made = Table("run", "verb", "status", "created", "steps", "train loss", "held-out", box=None, pad_edge=False)
     for row in rows:
         colour = _COLOURS.get(row.status, "white")
         made.add_row(
@@ -41,9 +45,9 @@ def listed(rows: Sequence[RunRow]) -> RenderableType:
             f"[{colour}]{row.status}[/]",
             row.created.replace("T", " ")[:16],
             str(row.summary.get("steps", "")),
-            _number(row.summary.get("loss")),
+            *_losses(row),
         )
-    return made
+    return _whole(made)
 
 
 def show(name: str, folder: Path) -> dict[str, Any]:
@@ -62,7 +66,9 @@ def show(name: str, folder: Path) -> dict[str, Any]:
 def shown(facts: dict[str, Any]) -> RenderableType:
     """A run as a table."""
     rows = {name: facts[name] for name in ("name", "verb", "status", "created", "ended", "path") if facts[name]}
-    rows |= {f"summary.{name}": value for name, value in facts["summary"].items()}
+    rows["path"] = Whole(facts["path"])
+    results = {name: _readable(name, value) for name, value in flatten(facts["summary"]).items()}
+    rows |= {f"summary.{name}" if name in rows else name: value for name, value in results.items()}
     rows |= {f"error.{name}": value for name, value in (facts["error"] or {}).items() if value}
     rows |= {f"warning {number}": message for number, message in enumerate(facts["events"], start=1)}
     return table(facts["name"], rows)
@@ -80,6 +86,11 @@ def remove_run(name: str, folder: Path, *, force: bool) -> Path:
     return run.path
 
 
+def removal(name: str, folder: Path) -> str:
+    """The question to ask before a run is removed."""
+    return f"Remove {Run.open(name, folder).path} and all its files?"
+
+
 def rebuild(folder: Path) -> int:
     """Rebuild the index from the directories; how many runs there are."""
     return len(reindex(folder))
@@ -95,13 +106,36 @@ def print_compared(facts: dict[str, Any], console: Console) -> None:
     for title, rows in facts.items():
         if not isinstance(rows, dict) or not rows:
             continue
-        made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        made = Table(box=None, pad_edge=False)
         made.add_column("")
         for name in facts["runs"]:
             made.add_column(escape(name))
         for field, values in rows.items():
             made.add_row(escape(field), *(escape(_number(value)) for value in values))
-        console.print(made)
+        console.print(Text(title, style="bold"))
+        console.print(_whole(made), soft_wrap=True)
+
+
+def _losses(row: RunRow) -> tuple[str, str]:
+    """The loss in training, and the first score on held-out data; an evaluation has only scores."""
+    evaluated = row.verb == "evaluate"
+    scores = row.summary if evaluated else row.summary.get("held_out", {})
+    first = next((f"{name} {_number(value)}" for name, value in scores.items()), "")
+    return "" if evaluated else _number(row.summary.get("loss")), escape(first)
+
+
+def _whole(made: Table) -> Table:
+    """The table as wide as what is in it; to be printed with ``soft_wrap``, so that no name is cut."""
+    made.width = Console(width=_ANY_WIDTH).measure(made).maximum
+    return made
+
+
+def _readable(name: str, value: object) -> str:
+    if isinstance(value, (int, float)) and name.endswith("seconds"):
+        return seconds_text(value)
+    if isinstance(value, (int, float)) and name.endswith("bytes"):
+        return bytes_text(value)
+    return f"{value:.6g}" if isinstance(value, float) else str("" if value is None else value)
 
 
 def _number(value: object) -> str:
