@@ -81,3 +81,24 @@ def endless() -> list[tuple[Tensor, Tensor]]:
 
 def empty() -> list[tuple[Tensor, Tensor]]:
     return []
+
+
+class Normed(Linear):
+    """Its statistics differ between workers."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__(features, classes)
+        self.norm = nn.BatchNorm1d(features)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(self.norm(inputs))
+
+
+def log_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """A loss of one's own, written so that autocast would compute it in bfloat16."""
+    likelihood = torch.log_softmax(model(batch["inputs"]), dim=-1)
+    return -likelihood.gather(1, batch["targets"].unsqueeze(1)).squeeze(1)
+
+
+def mean_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return log_loss(model, batch).mean()

@@ -14,6 +14,7 @@ from modelwright.data import Dataset, Splits
 from modelwright.data.batches import read
 from modelwright.launch.environment import checked_port
 from modelwright.objectives import METRICS, Objective
+from modelwright.objectives.function import FunctionObjective
 from modelwright.parallel.program import LocalProgram
 from modelwright.planning.search import check_share, check_workers
 from modelwright.recipe import Recipe
@@ -54,6 +55,7 @@ def check_model(recipe: Recipe, data: Splits) -> nn.Module:
     check_targets(objective, data)
     config = filled_model(recipe, data.facts)
     metrics = recipe.evaluation.metrics or objective.metrics
+    check_metrics(objective, metrics)
     try:
         with torch.device("meta"):
             model = build_model(config)
@@ -65,6 +67,20 @@ def check_model(recipe: Recipe, data: Splits) -> nn.Module:
         if sum(parameter.numel() for parameter in model.parameters()) <= SMALL:
             _try(model, objective, data, metrics, torch.device("cpu"))
     return model
+
+
+def check_metrics(objective: Objective, metrics: Sequence[str]) -> None:
+    """Refuse metrics of outputs where there are none.
+
+    Raises:
+        ModelwrightError: the objective is a plain function, which hands over losses only.
+    """
+    if metrics and isinstance(objective, FunctionObjective) and not objective.metrics:
+        raise ModelwrightError(
+            "metrics read the model's outputs, and an objective that is a function hands over losses only",
+            where="evaluation.metrics",
+            remedy="leave the metrics out, or write an objective with counts, forward and loss",
+        )
 
 
 def check_targets(objective: Objective, data: Splits, samples: int = 256) -> None:

@@ -57,12 +57,19 @@ def _begin(prepared: Prepared, run: Run, writes: bool) -> None:
         run.update(status="running")
         with speaking(_weights(run)):
             _weights(run).unlink(missing_ok=True)  # of an earlier sitting: from here on checkpoints are newer
-        truncate_after(run.metrics_path, state.step)
-        run.write_environment(cluster=vars(detect()) | {"features": list(detect().features)})
-        if resumed is not None:
+        if resumed is not None:  # said first: whoever follows the metrics sees them rewritten next
             emit("resumed", f"goes on after step {state.step} of {state.total}", step=state.step)
+        truncate_after(run.metrics_path, state.step)
+        if not run.environment():
+            write_environment(run)
         _tell_unscored(prepared)
     prepared.group.barrier()
+
+
+def write_environment(run: Run) -> None:
+    """Record the command, the machine and the software in the run."""
+    cluster = vars(detect())
+    run.write_environment(cluster=cluster | {"features": list(cluster["features"])})
 
 
 def _tell_unscored(prepared: Prepared) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from modelwright.app.assemble import prepare
 from modelwright.app.check import check_launch, check_model
@@ -19,12 +21,15 @@ from modelwright.app.stopping import ended_by_sigterm
 from modelwright.app.watch import run_workers
 from modelwright.base.detect import detect
 from modelwright.base.errors import RunFailed
-from modelwright.base.events import listening
+from modelwright.base.events import emit, listening
 from modelwright.base.plan import Plan
 from modelwright.data import Splits
 from modelwright.launch import Warm
 from modelwright.models.attention import attention_kernels
+from modelwright.objectives.function import FunctionObjective
+from modelwright.planning.request import PlanRequest
 from modelwright.recipe import Recipe, load, to_yaml
+from modelwright.recipe.own import build_objective
 from modelwright.runs import Run, locked, remove
 
 
@@ -81,13 +86,14 @@ def _planned(recipe: Recipe, run: Run, warm: Warm, console: Console) -> Plan:
         raise
     except BaseException:
         remove(run, force=True)
+        console.print(f"nothing was trained; the run {escape(run.name)} is taken away again", highlight=False)
         raise
     return plan
 
 
 def _plan(recipe: Recipe, run: Run, data: Splits, kernels: Sequence[str], warm: Warm) -> Plan:
     plan = make_plan(
-        recipe.plan,
+        _exact(recipe),
         recipe.budget,
         data,
         detect(),
@@ -96,3 +102,11 @@ def _plan(recipe: Recipe, run: Run, data: Splits, kernels: Sequence[str], warm: 
         kernels=kernels,
     )
     return run.write_plan(plan)
+
+
+def _exact(recipe: Recipe) -> PlanRequest:
+    """A function as objective computes its loss itself, in whatever the model hands it: not in bf16 unasked."""
+    if recipe.plan.precision != "auto" or not isinstance(build_objective(recipe), FunctionObjective):
+        return recipe.plan
+    emit("precision-kept", "fp32, because the objective is a function of your own; bf16: plan.precision=bf16")
+    return replace(recipe.plan, precision="fp32")

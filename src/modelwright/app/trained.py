@@ -20,7 +20,7 @@ def open_trained(run: Run, *, trust: bool = False, with_data: bool = True) -> tu
     ``with_data=False`` leaves the data alone, which may be gone: enough to generate text.
 
     Raises:
-        ModelwrightError: the run has saved nothing yet, or needs to be trusted first.
+        ModelwrightError: the run was made from Python, has saved nothing yet, or needs to be trusted first.
     """
     check_trust(run, trust)
     weights, step = newest_weights(run)

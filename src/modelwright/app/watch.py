@@ -13,11 +13,12 @@ from modelwright.app.display import TrainingScreen
 from modelwright.app.failing import failing
 from modelwright.app.placing import placement
 from modelwright.app.reporting import report_or_say
+from modelwright.app.session import write_environment
 from modelwright.app.stopping import CutShort, StopRequest, stop_requested
 from modelwright.base.errors import ModelwrightError, RunFailed, Stopped
 from modelwright.base.plan import Plan
 from modelwright.launch import Failure, Job, JobStatus, Warm, raise_failure, start
-from modelwright.runs import Run, follow, follow_events
+from modelwright.runs import LoggedEvent, Run, follow, follow_events
 
 POLL_SECONDS = 0.2
 
@@ -33,7 +34,9 @@ def run_workers(run: Run, plan: Plan, warm: Warm, console: Console, *, port: int
         Stopped: a signal asked for a stop, and all is saved; or a second one, and what was not saved is lost.
     """
     entry, arguments = "modelwright.app.worker", [str(run.path)]
+    write_environment(run)
     with (
+        _reported_when_failed(run, console),
         _told_when_cut_short(run),
         stop_requested() as stopping,
         failing(run),
@@ -67,6 +70,15 @@ def _killed_when_cut_short(job: Job) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         job.kill()
+        raise
+
+
+@contextmanager
+def _reported_when_failed(run: Run, console: Console) -> Iterator[None]:
+    try:
+        yield
+    except RunFailed:
+        report_or_say(run, console)
         raise
 
 
@@ -111,10 +123,22 @@ class _News:
     def __init__(self, run: Run) -> None:
         self._metrics = follow(run.metrics_path)
         self._events = follow_events(run.events_path)
-        self._events.poll()  # those of planning or of earlier sittings have been told
+        # Planning and earlier sittings have been told, and every rank tells what it sees.
+        self._told = {event.message for event in self._events.poll()}
+        self._metrics.poll()
+        self._resumed = 0
 
     def show(self, screen: TrainingScreen) -> None:
-        for row in self._metrics.poll():
-            screen.show(row)
         for event in self._events.poll():
-            screen.say(event)
+            self._say(event, screen)
+        for row in self._metrics.poll():
+            if row["step"] > self._resumed:
+                screen.show(row)
+
+    def _say(self, event: LoggedEvent, screen: TrainingScreen) -> None:
+        if event.kind == "resumed":
+            self._resumed = int(event.details["step"])
+        elif event.message in self._told:
+            return
+        self._told.add(event.message)
+        screen.say(event)

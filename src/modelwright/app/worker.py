@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelwright.app.assemble import assemble
-from modelwright.app.session import run_training
+from modelwright.app.session import logged, run_training
 from modelwright.app.stopping import stop_requested
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.plan import Plan
@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> None:
     plan = planned(run)
     # From the very first: a stop that one rank heard and another died of would look like a failure.
     with stop_requested() as stop, world(plan.layout, device=plan.device) as mesh:
-        run_training(Prepared(assemble(run), plan, mesh), run, stop=stop)
+        with logged(run, mesh.rank):
+            prepared = Prepared(assemble(run), plan, mesh)
+        run_training(prepared, run, stop=stop)
 
 
 def planned(run: Run) -> Plan:

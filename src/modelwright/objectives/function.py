@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
+from modelwright.objectives.fields import widened
 
 Function = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
@@ -68,9 +70,9 @@ class FunctionObjective:
     def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses, summed over the samples."""
         if outputs.dim() == 1:
-            return {_TERM: outputs.sum()}
+            return {_TERM: widened(outputs).sum()}
         self._tell()
-        return {_TERM: outputs * len(_first(batch))}
+        return {_TERM: widened(outputs) * len(_first(batch))}
 
     def _tell(self) -> None:
         if self._told:
@@ -79,12 +81,14 @@ class FunctionObjective:
         emit(
             "objective-scalar",
             f"the objective {self._name} returned one number, taken as the mean over its samples",
+            level="warning",
             objective=self._name,
         )
 
     @property
     def _name(self) -> str:
-        return getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        function = self.function.func if isinstance(self.function, partial) else self.function
+        return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _first(batch: Mapping[str, Tensor]) -> Tensor:
