@@ -40,6 +40,18 @@ def test_everything_comes_in_its_order(tmp_path: Path) -> None:
     assert [int(path.name[5:]) for path in checkpoints.list_checkpoints(tmp_path)] == [7, 6, 4, 2]
 
 
+def test_what_was_yielded_is_put_away_before_a_checkpoint_is_seen(tmp_path: Path) -> None:
+    """Else a run killed between the two would go on without the rows of the steps before."""
+    training = prepared()
+    put_away: list[tuple[int, int]] = []
+
+    def put_away_now() -> None:
+        put_away.append((training.state.step, len(checkpoints.list_checkpoints(tmp_path))))
+
+    list(training.run(tmp_path, lambda: False, put_away_now))
+    assert put_away == [(2, 0), (4, 1), (6, 2), (7, 3)]
+
+
 def test_a_stopped_run_is_saved_and_not_scored(tmp_path: Path) -> None:
     training = prepared()
     found = [said(record) for record in training.run(tmp_path, lambda: training.state.step >= 3)]

@@ -42,7 +42,7 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
     with failing(run, writes=writes), logged(run, prepared.group.rank):
         _begin(prepared, run, writes)
         with _recorder(prepared, run, writes, show) as recorder:
-            for record in prepared.run(run.checkpoints, stop):
+            for record in prepared.run(run.checkpoints, stop, recorder.flush):
                 recorder(record)
         if writes:
             export_weights(prepared.program.model, _weights(run))
@@ -136,10 +136,8 @@ class Recorder:
         elif isinstance(record, Evaluated):
             self.settle()
             self._write(self._evaluation_row(record))
-        elif isinstance(record, Saved):
-            self._flush()
-            if self._writer is not None:
-                emit("saved", f"checkpoint of step {record.step}", step=record.step, path=record.path.name)
+        elif isinstance(record, Saved) and self._writer is not None:
+            emit("saved", f"checkpoint of step {record.step}", step=record.step, path=record.path.name)
 
     def settle(self) -> None:
         """Write the steps that are still held back."""
@@ -158,7 +156,8 @@ class Recorder:
         if self._show is not None:
             self._show(row)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hand all rows to the operating system."""
         self.settle()
         if self._writer is not None:
             self._writer.flush()

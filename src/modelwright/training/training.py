@@ -105,8 +105,14 @@ class Prepared:
             pin=self.program.device.type == "cuda",
         )
 
-    def run(self, checkpoint_folder: Path | None, stop: Callable[[], bool]) -> Iterator[Record]:
-        """Train to the end of the budget, evaluating and saving on the way."""
+    def run(
+        self, checkpoint_folder: Path | None, stop: Callable[[], bool], before_save: Callable[[], None] = lambda: None
+    ) -> Iterator[Record]:
+        """Train to the end of the budget, evaluating and saving on the way.
+
+        ``before_save`` puts away what was yielded so far: a run that is killed goes on from a checkpoint, and what
+        went before would be missing.
+        """
         saving, evaluation = self.training.saving, self.training.evaluation
         training = steps(self.update, self.loader(), self.state, self.group, stop)
         return fit(
@@ -114,7 +120,7 @@ class Prepared:
             self.state,
             evaluate=self.evaluate if self.training.data.held_out is not None else None,
             evaluate_every=evaluation.every,
-            save=(lambda: self._save(checkpoint_folder)) if checkpoint_folder is not None else None,
+            save=(lambda: self._save(checkpoint_folder, before_save)) if checkpoint_folder is not None else None,
             save_due=SavingDue(saving, self.state, self.group),
         )
 
@@ -131,7 +137,8 @@ class Prepared:
             samples=None if whole else self.training.evaluation.samples,
         )
 
-    def _save(self, folder: Path) -> Path:
+    def _save(self, folder: Path, before_save: Callable[[], None]) -> Path:
+        before_save()
         self.program.synchronise()
         return checkpoints.save(self.state, folder, self.group, self.training.saving.keep)
 
