@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -93,3 +94,9 @@ def make_folder(path: Path) -> None:
             raise ModelwrightError(
                 "a file of that name stands in the way", where=str(path), remedy="choose another folder"
             ) from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
-from modelwright.base.files import read_json, write_json
+from modelwright.base.files import file_hash, read_json, write_json
 from modelwright.base.units import bytes_text
 
 FORMAT = 1
 HASHED_BYTES = 2 * 1024**3
 NAME = "manifest.json"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:

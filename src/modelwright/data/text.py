@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
-from modelwright.base.files import read_json, write_json
+from modelwright.base.files import file_hash, read_json, write_json
 from modelwright.base.units import bytes_text, count_text, seconds_text
 from modelwright.data import TOKENIZERS, Splits, Tokenizer
 from modelwright.data import indexed as megatron
 from modelwright.data.documents import Files, held_out_names
 from modelwright.data.folders import build_once
 from modelwright.data.indexed import Indexed
-from modelwright.data.manifest import file_hash, read_manifest, write_manifest
+from modelwright.data.manifest import read_manifest, write_manifest
 from modelwright.data.windows import TokenWindows
 
 FORMAT = 1  # raise it when the same text gives other files

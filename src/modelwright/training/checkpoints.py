@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
-from modelwright.base.files import make_folder, read_json, speaking, write_json
+from modelwright.base.files import file_hash, make_folder, read_json, speaking, write_json
 from modelwright.base.group import Group
 from modelwright.training.state import State
 
@@ -112,7 +111,7 @@ def _fill(folder: Path, state: State) -> None:
     _save_tensors(state.model_tensors(), folder / "model.safetensors")
     _save_tensors(state.optimizer_tensors(), folder / "optimizer.safetensors")
     write_json(folder / "state.json", {"format": FORMAT, **state.numbers()})
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in sorted(folder.iterdir())}
     write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
 
 
@@ -162,10 +161,5 @@ def _differences(path: Path, files: dict[str, dict[str, Any]]) -> Iterator[str]:
             yield f"{name} is missing"
         elif file.stat().st_size != expected["bytes"]:
             yield f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        elif _sha256(file) != expected["sha256"]:
+        elif file_hash(file) != expected["sha256"]:
             yield f"{name} differs from its hash"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,6 +26,7 @@ from modelwright.optim.schedules.cosine import Cosine
 from modelwright.parallel import EXCHANGES
 from modelwright.parallel.layouts.replicate import Replicate, ReplicatedProgram, batch_norms
 from modelwright.parallel.program import LocalProgram
+from modelwright.planning.search import check_share
 from modelwright.training import checkpoints
 from modelwright.training.due import SavingDue
 from modelwright.training.evaluation import evaluate
@@ -149,12 +150,7 @@ def check_fit(training: Training, plan: Plan) -> None:
     Raises:
         ModelwrightError: fewer samples in a step than workers, no training data, or an objective with parameters.
     """
-    if training.batch < plan.workers:
-        raise ModelwrightError(
-            f"a batch of {training.batch} cannot be shared by {plan.workers} workers",
-            where="batch",
-            remedy=f"raise batch to at least {plan.workers}",
-        )
+    check_share(plan.workers, training.batch)
     if len(training.data.train) == 0:
         raise ModelwrightError("the training data is empty", where="data")
     _check_objective(training)
