@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from modelwright.testing.averages import AverageContract
 from modelwright.testing.optimizers import OptimizerContract
 from modelwright.testing.schedules import ScheduleContract
 
@@ -9,4 +10,8 @@ class TestOptimizers(OptimizerContract):
 
 
 class TestSchedules(ScheduleContract):
+    pass
+
+
+class TestAverages(AverageContract):
     pass

@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import Event, listening
 from modelwright.optim import Optimizer, OptimizerTechnique
+from modelwright.optim.adafactor import Adafactor
+from modelwright.optim.adam import Adam
 from modelwright.optim.adamw import AdamW
+from modelwright.optim.lion import Lion
 from modelwright.optim.muon import Muon
+from modelwright.optim.schedule_free import ScheduleFree
 from modelwright.optim.sgd import SGD
 
 STEPS = 5
@@ -53,14 +57,99 @@ def test_adamw_equals_the_paper(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_equals_the_textbook(nesterov: bool) -> None:
+@pytest.mark.parametrize(("l2", "decay"), [(0.1, 0.0), (0.0, 0.1), (0.1, 0.2)], ids=["coupled", "decoupled", "both"])
+def test_sgd_equals_the_textbook(nesterov: bool, l2: float, decay: float) -> None:
     weight, gradients = example(3, 2)
     expected, momentum = weight.clone(), torch.zeros_like(weight)
     for raw in gradients:
-        gradient = raw + 0.1 * expected
+        gradient = raw + l2 * expected
         momentum = 0.9 * momentum + gradient
-        expected = expected - 0.05 * (gradient + 0.9 * momentum if nesterov else momentum)
-    actual = run(SGD(lr=0.05, momentum=0.9, nesterov=nesterov, weight_decay=0.1), weight, gradients)
+        update = gradient + 0.9 * momentum if nesterov else momentum
+        expected = expected - 0.05 * (update + decay * expected)
+    technique = SGD(lr=0.05, momentum=0.9, nesterov=nesterov, l2=l2, weight_decay=decay)
+    torch.testing.assert_close(run(technique, weight, gradients), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_sgd_without_decoupled_decay_is_torchs(momentum: float, nesterov: bool) -> None:
+    weight, gradients = example(3, 2)
+    own = nn.Parameter(weight.clone())
+    reference = torch.optim.SGD([own], lr=0.05, momentum=momentum, nesterov=nesterov, weight_decay=0.1)
+    for gradient in gradients:
+        own.grad = gradient.clone()
+        reference.step()
+    technique = SGD(lr=0.05, momentum=momentum, nesterov=nesterov, l2=0.1)
+    assert torch.equal(run(technique, weight, gradients), own.detach())
+    decoupled = SGD(lr=0.05, momentum=momentum, nesterov=nesterov, weight_decay=0.1)
+    assert momentum == 0 or not torch.allclose(run(decoupled, weight, gradients), own.detach(), rtol=1e-3)
+    assert torch.equal(run(SGD(l2=0.1), weight[0], gradients[:, 0]), run(SGD(), weight[0], gradients[:, 0]))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (4,)], ids=["decayed", "not decayed"])
+def test_adam_equals_the_paper_with_l2_in_the_gradient(shape: tuple[int, ...]) -> None:
+    weight, gradients = example(*shape)
+    lr, first_beta, second_beta, eps = 0.01, 0.8, 0.9, 1e-6
+    l2 = 0.1 if len(shape) == 2 else 0.0
+    expected = weight.flatten().tolist()
+    for i in range(len(expected)):
+        mean = square = 0.0
+        for t, raw in enumerate(gradients.reshape(STEPS, -1)[:, i].tolist(), start=1):
+            gradient = raw + l2 * expected[i]
+            mean = first_beta * mean + (1 - first_beta) * gradient
+            square = second_beta * square + (1 - second_beta) * gradient**2
+            expected[i] -= lr * (mean / (1 - first_beta**t)) / (math.sqrt(square / (1 - second_beta**t)) + eps)
+    technique = Adam(lr=lr, betas=(first_beta, second_beta), eps=eps, l2=0.1)
+    assert run(technique, weight, gradients).flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (4,)], ids=["decayed", "not decayed"])
+def test_lion_equals_the_paper(shape: tuple[int, ...]) -> None:
+    weight, gradients = example(*shape)
+    lr, first_beta, second_beta = 0.01, 0.8, 0.95
+    decay = 0.1 if len(shape) == 2 else 0.0
+    expected = weight.flatten().tolist()
+    for i in range(len(expected)):
+        mean = 0.0
+        for gradient in gradients.reshape(STEPS, -1)[:, i].tolist():
+            direction = first_beta * mean + (1 - first_beta) * gradient
+            expected[i] -= lr * (math.copysign(1.0, direction) + decay * expected[i])
+            mean = second_beta * mean + (1 - second_beta) * gradient
+    technique = Lion(lr=lr, betas=(first_beta, second_beta), weight_decay=0.1)
+    assert run(technique, weight, gradients).flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_lion_does_not_move_what_has_no_gradient() -> None:
+    weight, gradients = example(4)
+    assert torch.equal(run(Lion(), weight, torch.zeros_like(gradients)), weight)
+
+
+def test_adafactor_equals_the_paper_for_a_matrix() -> None:
+    """Algorithms 4 and 5 of arXiv:1804.04235, with torch's form of decay and of the smallest second mean."""
+    weight, gradients = example(3, 2)
+    lr, smallest, decay = 0.05, 1e-3, 0.1
+    rows, columns, expected = torch.zeros(3).double(), torch.zeros(2).double(), weight.clone()
+    for t, gradient in enumerate(gradients, start=1):
+        keep = 1 - t**-0.8
+        rows = keep * rows + (1 - keep) * gradient.square().mean(1)
+        columns = keep * columns + (1 - keep) * gradient.square().mean(0)
+        update = gradient / (rows[:, None] * columns[None, :] / rows.mean()).sqrt()
+        update = update / max(1.0, float(update.square().mean().sqrt()))
+        rate = min(lr, 1 / math.sqrt(t)) * max(smallest, float(expected.square().mean().sqrt()))
+        expected = expected * (1 - lr * decay) - rate * update
+    actual = run(Adafactor(lr=lr, smallest=smallest, weight_decay=decay), weight, gradients)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_adafactor_equals_the_paper_for_a_vector() -> None:
+    weight, gradients = example(4)
+    lr, square, expected = 0.05, torch.zeros(4).double(), weight.clone()
+    for t, gradient in enumerate(gradients, start=1):
+        keep = 1 - t**-0.8
+        square = keep * square + (1 - keep) * gradient.square()
+        update = gradient / square.sqrt()
+        update = update / max(1.0, float(update.square().mean().sqrt()) / 1.5)
+        expected = expected - min(lr, 1 / math.sqrt(t)) * float(expected.square().mean().sqrt()) * update
+    actual = run(Adafactor(lr=lr, clip=1.5, weight_decay=0.1), weight, gradients)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -191,6 +280,14 @@ def test_fused_where_torch_has_it_else_an_event() -> None:
         (SGD, {"lr": -1.0}, "lr"),
         (SGD, {"momentum": 1.0}, "momentum"),
         (SGD, {"nesterov": True}, "nesterov"),
+        (SGD, {"l2": -0.1}, "l2"),
+        (Adam, {"l2": -0.1}, "l2"),
+        (Adam, {"betas": (1.0, 0.9)}, "betas"),
+        (Adafactor, {"clip": 0.5}, "clip"),
+        (Adafactor, {"beta2_decay": 0.1}, "beta2_decay"),
+        (Lion, {"lr": -1.0}, "lr"),
+        (ScheduleFree, {"betas": (0.0, 0.9)}, "betas"),
+        (ScheduleFree, {"eps": -1.0}, "eps"),
         (AdamW, {"lr": math.nan}, "lr"),
         (AdamW, {"betas": (0.9, 1.0)}, "betas"),
         (AdamW, {"betas": (0.9,)}, "betas"),

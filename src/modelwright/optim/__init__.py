@@ -1,8 +1,9 @@
-"""Optimizers, learning-rate schedules, clipping, and optimizer state on disk."""
+"""Optimizers, schedules, averages of weights, clipping, loss scaling, and optimizer state on disk."""
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from modelwright.base.choice import Family
@@ -14,8 +15,12 @@ OPTIMIZERS = Family(
     "optimizer",
     {
         "sgd": "modelwright.optim.sgd:SGD",
+        "adam": "modelwright.optim.adam:Adam",
         "adamw": "modelwright.optim.adamw:AdamW",
+        "adafactor": "modelwright.optim.adafactor:Adafactor",
+        "lion": "modelwright.optim.lion:Lion",
         "muon": "modelwright.optim.muon:Muon",
+        "schedule-free": "modelwright.optim.schedule_free:ScheduleFree",
     },
 )
 
@@ -25,6 +30,20 @@ SCHEDULES = Family(
         "constant": "modelwright.optim.schedules.constant:Constant",
         "cosine": "modelwright.optim.schedules.cosine:Cosine",
         "linear": "modelwright.optim.schedules.linear:Linear",
+        "polynomial": "modelwright.optim.schedules.polynomial:Polynomial",
+        "exponential": "modelwright.optim.schedules.exponential:Exponential",
+        "step": "modelwright.optim.schedules.step:StepDecay",
+        "wsd": "modelwright.optim.schedules.wsd:WarmupStableDecay",
+        "inverse-square-root": "modelwright.optim.schedules.inverse_square_root:InverseSquareRoot",
+        "plateau": "modelwright.optim.schedules.plateau:Plateau",
+    },
+)
+
+AVERAGES = Family(
+    "average",
+    {
+        "ema": "modelwright.optim.averages.ema:Ema",
+        "mean": "modelwright.optim.averages.mean:Mean",
     },
 )
 
@@ -57,6 +76,8 @@ class Optimizer(Protocol):
 class OptimizerTechnique(Protocol):
     """The configuration of an optimizer.
 
+    What it builds may offer ``evaluating()``, a context manager that puts the weights to be scored into the
+    parameters and takes those that are trained back; :func:`modelwright.optim.evaluating.evaluating` enters it.
     ``sees`` tells a layout what it may split: ``elements`` updates each number on its own, ``tensors`` needs
     whole tensors.
     """
@@ -69,8 +90,61 @@ class OptimizerTechnique(Protocol):
 
 
 class Schedule(Protocol):
-    """The learning rate over a run, as a factor of its base."""
+    """A setting over a run, such as the learning rate, as a factor of its base."""
 
     def factor(self, step: int, total: int) -> float:
-        """The factor, in [0, 1], of the update number ``step`` (from 0) of ``total``; pure."""
+        """The factor, in [0, 1], of the update number ``step`` (from 0) of ``total``; pure, but for the stateful."""
+        ...
+
+
+class StatefulSchedule(Schedule, Protocol):
+    """A schedule that follows the held-out scores; the ``build()`` of its configuration returns it.
+
+    ``modelwright.optim.schedules.building.built`` gives the schedule of any configuration.
+    """
+
+    def observe(self, score: float, better: Literal["lower", "higher"]) -> None:
+        """Take note of a held-out score; the loop calls it after each evaluation."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers, JSON-ready."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` returned."""
+        ...
+
+
+class Average(Protocol):
+    """An average of the weights that are trained."""
+
+    number: int
+
+    def update(self, step: int, total: int) -> None:
+        """Take in the weights after the update number ``step`` (from 0) of ``total``."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages by name, in float32 or wider; what is not averaged, such as buffers, as it is."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers, as tensors for a file."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state` returned."""
+        ...
+
+    def swapped(self) -> AbstractContextManager[None]:
+        """Put the averages into the live tensors, and afterwards the very bits back that were there."""
+        ...
+
+
+class AverageTechnique(Protocol):
+    """The configuration of an average."""
+
+    def build(self, tensors: Mapping[str, Tensor]) -> Average:
+        """The average of one run over the live tensors: parameters as ``nn.Parameter``, and buffers, by name."""
         ...

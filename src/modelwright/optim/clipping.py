@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from modelwright.optim.lists import alike
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:
@@ -20,7 +21,7 @@ def global_norm(gradients: Iterable[Tensor]) -> Tensor:
         return torch.zeros(())
     wide = torch.float64 if any(g.dtype == torch.float64 for g in listed) else torch.float32
     parts: list[Tensor] = []
-    for members in _alike(listed):
+    for members in alike(listed):
         parts += torch._foreach_norm(members, 2, dtype=wide)
     norms = torch.stack([part.to(listed[0].device) for part in parts])
     norm: Tensor = torch.linalg.vector_norm(norms)
@@ -34,13 +35,5 @@ def clip_(gradients: Iterable[Tensor], norm: Tensor, maximum: float) -> None:
     gradients then become NaN or zero, and the caller's guard, which reads ``norm``, drops the step.
     """
     factor = maximum / norm.clamp(min=maximum)
-    for members in _alike(list(gradients)):
+    for members in alike(list(gradients)):
         torch._foreach_mul_(members, factor.to(members[0].device))
-
-
-def _alike(tensors: list[Tensor]) -> Iterable[list[Tensor]]:
-    """``tensors`` by device and dtype: the multi-tensor kernels need them alike to be fast."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        groups[tensor.device, tensor.dtype].append(tensor)
-    return groups.values()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from modelwright.base.errors import ModelwrightError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -30,19 +31,22 @@ def decayed(parameter: nn.Parameter) -> bool:
     return parameter.dim() >= 2
 
 
-def decay_groups(parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """One group of what decays and one of what does not, without empty ones, for a torch optimizer."""
-    split = {
-        weight_decay: [parameter for parameter in parameters.values() if decayed(parameter)],
-        0.0: [parameter for parameter in parameters.values() if not decayed(parameter)],
-    }
-    if weight_decay == 0:
-        split = {0.0: list(parameters.values())}
-    return [
-        {"params": members, "lr": lr, "base_lr": lr, "weight_decay": decay}
-        for decay, members in split.items()
-        if members
+def decay_groups(parameters: Mapping[str, nn.Parameter], *, lr: float, **decays: float) -> list[dict[str, Any]]:
+    """One group of what decays and one of what does not, without empty ones, for a torch optimizer.
+
+    Args:
+        parameters: to be split, by name.
+        lr: learning rate of both groups.
+        decays: settings of the first group, such as ``weight_decay``, that are 0 in the second.
+    """
+    none = dict.fromkeys(decays, 0.0)
+    split = [
+        (decays, [parameter for parameter in parameters.values() if decayed(parameter)]),
+        (none, [parameter for parameter in parameters.values() if not decayed(parameter)]),
     ]
+    if not any(decays.values()):
+        split = [(none, list(parameters.values()))]
+    return [{"params": members, "lr": lr, "base_lr": lr, **settings} for settings, members in split if members]
 
 
 def check_nonnegative(technique: str, **values: float) -> None:

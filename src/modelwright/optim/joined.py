@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from modelwright.optim import Optimizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Joined:
@@ -15,7 +17,7 @@ class Joined:
         parts: the optimizers, in the order in which they step.
     """
 
-    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+    def __init__(self, *parts: Optimizer) -> None:
         self.parts = parts
 
     @property
@@ -37,3 +39,8 @@ class Joined:
         """Drop the gradients of all parts."""
         for part in self.parts:
             part.zero_grad(set_to_none=set_to_none)
+
+
+def parts(optimizer: Optimizer) -> tuple[Optimizer, ...]:
+    """The optimizers that a joined one is made of, or the only one."""
+    return optimizer.parts if isinstance(optimizer, Joined) else (optimizer,)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.patterns import matches
 from modelwright.optim.adamw import check_betas
 from modelwright.optim.fused import fused_or_foreach
 from modelwright.optim.groups import check_fraction, check_nonnegative, decay_groups, trainable
@@ -84,7 +84,7 @@ class Muon:
         hidden = {
             name: parameter
             for name, parameter in parameters.items()
-            if parameter.dim() == 2 and parameter not in embeddings and not _matches(name, self.adamw_names)
+            if parameter.dim() == 2 and parameter not in embeddings and not matches(name, self.adamw_names)
         }
         if not hidden:
             raise ModelwrightError(
@@ -93,11 +93,6 @@ class Muon:
                 remedy="choose the optimizer adamw, or change adamw_names",
             )
         return hidden
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    parts = (name, *name.split("."))
-    return any(fnmatchcase(part, pattern) for pattern in patterns for part in parts)
 
 
 def _embedding_weights(model: nn.Module) -> Iterable[Tensor]:

@@ -12,13 +12,16 @@ from torch import Tensor
 from modelwright.base.errors import ModelwrightError, nearest
 from modelwright.base.events import emit
 from modelwright.optim import Optimizer
-from modelwright.optim.joined import Joined
+from modelwright.optim.joined import parts
+from modelwright.optim.offload import Offloaded
 
 _NUMBERS: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "bool": bool}
 _GROUPS = "param_groups/"
-_NOT_SAVED = ("params", "lr", "base_lr")  # who sets them: the model, the schedule, the recipe
+# Who sets them: the model, the schedules, the recipe.
+_NOT_SAVED = {"params", "lr", "momentum", "betas", "weight_decay", "base_lr", "base_momentum", "base_weight_decay"}
 # What torch's optimizers read back. State of another optimizer would lie there unread, so it is refused.
 _KEYS: dict[type, set[str]] = {
+    torch.optim.Adafactor: {"step", "row_var", "col_var", "variance"},
     torch.optim.SGD: {"momentum_buffer"},
     torch.optim.Muon: {"momentum_buffer"},
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"},
@@ -80,7 +83,7 @@ def load_optimizer_state(optimizer: Optimizer, names: Mapping[Any, str], tensors
     """Replace the state of ``optimizer`` by what :func:`optimizer_state` returned.
 
     Works before the first step too; what :func:`changed_settings` returned may be among it. Values are copied to the
-    device of their parameter and keep their dtype.
+    device of their parameter, or to the CPU where they are off-loaded, and keep their dtype.
     Parameters without saved state begin anew, and an event names them.
 
     Raises:
@@ -98,16 +101,19 @@ def load_optimizer_state(optimizer: Optimizer, names: Mapping[Any, str], tensors
         owner, _, parameter = owners[name]
         _check(owner, name, parameter, values)
     _restore_groups(optimizer, changed)
+    offloaded = isinstance(optimizer, Offloaded)
     for name, (owner, group, parameter) in owners.items():
         owner.state.pop(parameter, None)
         if name in saved:
-            owner.state[parameter] = {key: _restored(value, group, parameter) for key, value in saved[name].items()}
+            owner.state[parameter] = {
+                key: _restored(key, value, group, parameter, offloaded) for key, value in saved[name].items()
+            }
     _tell_missing([name for name in owners if saved and name not in saved])
 
 
 def _owned(optimizer: Optimizer) -> Iterator[tuple[Optimizer, dict[str, Any], Tensor]]:
     """The optimizer itself, or the part of a joined one, with group and parameter."""
-    for part in optimizer.parts if isinstance(optimizer, Joined) else (optimizer,):
+    for part in parts(optimizer):
         for group in part.param_groups:
             for parameter in group["params"]:
                 yield part, group, parameter
@@ -178,7 +184,7 @@ def _by_parameter(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 
 def _check(owner: Optimizer, name: str, parameter: Tensor, values: Mapping[str, Any]) -> None:
-    known = _KEYS.get(type(owner))
+    known = getattr(owner, "state_keys", None) or _KEYS.get(type(owner))
     if known is not None and not values.keys() <= known:
         raise ModelwrightError(
             f"the saved state is of another optimizer than {type(owner).__name__}: "
@@ -203,16 +209,21 @@ def _fits(state: torch.Size, parameter: torch.Size) -> bool:
     return len(state) == len(parameter) and all(size in (1, whole) for size, whole in pairs)
 
 
-def _restored(value: Any, group: Mapping[str, Any], parameter: Tensor) -> Any:
+def _restored(key: str, value: Any, group: Mapping[str, Any], parameter: Tensor, offloaded: bool) -> Any:
     if not isinstance(value, Tensor):
         return value
-    # Torch keeps step counters on the CPU, unless a kernel on the device counts.
-    stays = value.dim() == 0 and not (group.get("fused") or group.get("capturable"))
-    device = torch.device("cpu") if stays else parameter.device
+    device = _home(key, value, group, parameter, offloaded)
     if value.shape != parameter.shape:
         return value.detach().to(device, copy=True)
     # With the strides of the parameter, which files do not keep: torch's fused kernels walk through raw memory.
     return torch.empty_like(parameter, dtype=value.dtype, device=device, requires_grad=False).copy_(value)
+
+
+def _home(key: str, value: Tensor, group: Mapping[str, Any], parameter: Tensor, offloaded: bool) -> torch.device:
+    """Torch keeps step counters on the CPU, unless a kernel on the device counts."""
+    counts_on_host = key == "step" and not (group.get("fused") or group.get("capturable"))
+    away = offloaded and value.dim() > 0
+    return torch.device("cpu") if away or (value.dim() == 0 and counts_on_host) else parameter.device
 
 
 def _tell_missing(names: list[str]) -> None:

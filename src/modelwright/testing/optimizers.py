@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import ClassVar
 
 import pytest
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 from modelwright.base.choice import Family
 from modelwright.base.errors import ModelwrightError
 from modelwright.optim import OPTIMIZERS, Optimizer, OptimizerTechnique
-from modelwright.optim.state import load_optimizer_state, optimizer_state
+from modelwright.optim.evaluating import evaluating
+from modelwright.optim.offload import Offloaded
+from modelwright.optim.rules import GroupRule, apply_rules
+from modelwright.optim.schedules.linear import Linear
+from modelwright.optim.settings import apply_schedules, note_bases
+from modelwright.optim.state import changed_settings, group_settings, load_optimizer_state, optimizer_state
 from modelwright.testing.contract import Contract
 
 
@@ -96,6 +102,64 @@ class OptimizerContract(Contract):
         _assert_equal(dict(model.named_parameters()), dict(twin.named_parameters()))
         _assert_equal(optimizer_state(optimizer, _names(model)), optimizer_state(resumed, _names(twin)))
 
+    def test_keeps_nothing_in_its_groups_that_cannot_be_saved(self, technique: OptimizerTechnique) -> None:
+        """What it changes there is saved beside its state."""
+        model = _model()
+        optimizer = technique.build(model)
+        built = group_settings(optimizer)
+        _step(model, optimizer, seed=0)
+        changed_settings(optimizer, built)
+
+    def test_evaluation_leaves_training_as_it_was(self, technique: OptimizerTechnique) -> None:
+        """Whatever weights are scored, training goes on with the very bits, and the averages come back the same."""
+        (model, optimizer), (twin, other) = _pair(technique)
+        for seed in range(4):
+            _step(model, optimizer, seed=seed)
+            _step(twin, other, seed=seed)
+            with evaluating(optimizer):
+                scored = copy.deepcopy(dict(model.named_parameters()))
+            _assert_equal(dict(model.named_parameters()), dict(twin.named_parameters()))
+            with evaluating(other):
+                _assert_equal(scored, dict(twin.named_parameters()))
+
+    def test_off_loaded_it_gives_the_same(self, technique: OptimizerTechnique) -> None:
+        """In chunks of one parameter, and of all; its state may be saved and loaded on the way."""
+        for chunk in (1, 2**20):
+            (model, optimizer), (twin, other) = _pair(technique)
+            offloaded = Offloaded(other, chunk=chunk)
+            for seed in range(4):
+                assert _step(model, optimizer, seed=seed) == _step(twin, offloaded, seed=seed)
+                saved = {key: value.clone() for key, value in optimizer_state(offloaded, _names(twin)).items()}
+                load_optimizer_state(offloaded, _names(twin), saved)
+            _assert_equal(dict(model.named_parameters()), dict(twin.named_parameters()))
+            _assert_equal(optimizer_state(optimizer, _names(model)), optimizer_state(offloaded, _names(twin)))
+
+    def test_rules_set_rates_by_name(self, technique: OptimizerTechnique) -> None:
+        """A rule that changes nothing changes nothing; one of rate 0 freezes what it names and nothing else."""
+        (model, optimizer), (twin, other) = _pair(technique)
+        apply_rules(other, twin, [GroupRule(names=("embedding", "hidden.*"))])
+        assert sorted(map(id, _parameters(other))) == sorted(id(p) for p in twin.parameters() if p.requires_grad)
+        for seed in range(3):
+            assert _step(model, optimizer, seed=seed) == _step(twin, other, seed=seed)
+        frozen = _model()
+        other = technique.build(frozen)
+        apply_rules(other, frozen, [GroupRule(names=("embedding", "hidden.*"), factor=0.0)])
+        before = copy.deepcopy(dict(frozen.named_parameters()))
+        _step(frozen, other, seed=0)
+        kept = {name for name, parameter in frozen.named_parameters() if torch.equal(parameter, before[name])}
+        assert {name.split(".")[0] for name in kept} == {"embedding", "hidden", "frozen"}
+
+    def test_schedules_set_its_rate(self, technique: OptimizerTechnique) -> None:
+        """Of each group, times its base."""
+        optimizer = technique.build(_model())
+        note_bases(optimizer)
+        bases = [group["lr"] for group in optimizer.param_groups]
+        for step in (2, 1):
+            first = apply_schedules(optimizer, step, 4, learning_rate=Linear())
+            rates = [group["lr"] for group in optimizer.param_groups]
+            assert rates == [base * (4 - step) / 4 for base in bases]
+            assert first == rates[0]
+
     def test_a_late_first_gradient_is_taken(self, technique: OptimizerTechnique) -> None:
         """A parameter without gradient in the first step may have one in the second."""
         model = _model()
@@ -126,6 +190,11 @@ class OptimizerContract(Contract):
 def _model() -> Small:
     torch.manual_seed(0)
     return Small()
+
+
+def _pair(technique: OptimizerTechnique) -> tuple[tuple[Small, Optimizer], tuple[Small, Optimizer]]:
+    first, second = _model(), _model()
+    return (first, technique.build(first)), (second, technique.build(second))
 
 
 def _backward(model: nn.Module, seed: int) -> float:
@@ -168,7 +237,7 @@ def _names(model: nn.Module) -> dict[nn.Parameter, str]:
     return {parameter: name for name, parameter in model.named_parameters()}
 
 
-def _assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+def _assert_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert tensor.dtype == second[name].dtype, name

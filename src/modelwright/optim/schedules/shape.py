@@ -5,9 +5,14 @@ from __future__ import annotations
 from modelwright.base.errors import ModelwrightError
 
 
+def steps_of(amount: float, total: int) -> int:
+    """Steps: ``amount`` itself from 1 up, below 1 that fraction of ``total``, rounded."""
+    return round(amount if amount >= 1 else amount * total)
+
+
 def warmup_steps(warmup: float, total: int) -> int:
-    """Steps of warm-up: ``warmup`` itself from 1 up, below 1 that fraction of ``total``, rounded."""
-    return round(warmup if warmup >= 1 else warmup * total)
+    """Steps of warm-up, as :func:`steps_of`."""
+    return steps_of(warmup, total)
 
 
 def warmup_factor(step: int, steps: int) -> float:
@@ -39,9 +44,30 @@ def check_shape(technique: str, *, warmup: float, floor: float = 0.0) -> None:
     Raises:
         ModelwrightError: naming the value.
     """
-    if not warmup >= 0 or (warmup >= 1 and warmup != round(warmup)):
-        raise ModelwrightError(
-            f"{technique}: warmup is a fraction of the steps, below 1, or a number of steps, not {warmup}"
-        )
+    check_amounts(technique, warmup=warmup)
     if not 0 <= floor <= 1:
         raise ModelwrightError(f"{technique}: floor is between 0 and 1, not {floor}")
+
+
+def check_amounts(technique: str, **amounts: float) -> None:
+    """Refuse what is neither a fraction of all steps nor a whole number of steps.
+
+    Raises:
+        ModelwrightError: naming the first such value.
+    """
+    for name, amount in amounts.items():
+        if not amount >= 0 or (amount >= 1 and amount != round(amount)):
+            raise ModelwrightError(
+                f"{technique}: {name} is a fraction of the steps, below 1, or a number of steps, not {amount}"
+            )
+
+
+def check_share(technique: str, **values: float) -> None:
+    """Refuse values outside of (0, 1].
+
+    Raises:
+        ModelwrightError: naming the first such value.
+    """
+    for name, value in values.items():
+        if not 0 < value <= 1:
+            raise ModelwrightError(f"{technique}: {name} is above 0 and at most 1, not {value}")
