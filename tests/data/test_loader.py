@@ -54,17 +54,54 @@ def test_ranks_together_read_the_order(batch: int, ranks: int, micro_batch: int,
     assert read == ORDER(np.arange(position, position + batch * steps)).tolist()
 
 
-def test_one_read_per_step() -> None:
-    class Counted(InMemory):
-        reads = 0
+class Counted(InMemory):
+    """Notes how many samples each read took."""
 
+    def __init__(self, arrays: Any) -> None:
+        super().__init__(arrays)
+        self.reads: list[int] = []
+
+    def __getitems__(self, positions: Any) -> Any:
+        self.reads.append(len(positions))
+        return super().__getitems__(positions)
+
+
+def small() -> Counted:
+    return Counted({"inputs": torch.arange(LENGTH)})
+
+
+def large() -> Counted:
+    """Four samples of which are more than is read at once."""
+    return Counted({"inputs": torch.arange(LENGTH)[:, None].repeat(1, 2**16)})
+
+
+def test_small_steps_are_read_many_at_once_and_without_a_thread() -> None:
+    dataset = small()
+    steps = Loader(dataset, ORDER, batch=4, micro_batch=4, steps=100)
+    read = [batch["inputs"] for (batch,) in steps if not _loader_threads()]
+    assert torch.equal(torch.cat(read), torch.from_numpy(ORDER(np.arange(400))))
+    assert dataset.reads == [4, 64 * 4, 35 * 4]
+
+
+def test_large_steps_are_read_one_by_one() -> None:
+    dataset = large()
+    assert len(list(Loader(dataset, ORDER, batch=8, micro_batch=2, steps=3))) == 3
+    assert dataset.reads == [8, 8, 8]
+
+
+def test_what_is_slow_to_read_is_left_to_a_thread() -> None:
+    class Slow(Counted):
         def __getitems__(self, positions: Any) -> Any:
-            self.reads += 1
+            time.sleep(0.0005 * len(positions))
             return super().__getitems__(positions)
 
-    dataset = Counted({"inputs": torch.arange(LENGTH)})
-    assert len(list(Loader(dataset, ORDER, batch=8, micro_batch=2, steps=3))) == 3
-    assert dataset.reads == 3
+    dataset = Slow({"inputs": torch.arange(LENGTH)})
+    steps = iter(Loader(dataset, ORDER, batch=2, micro_batch=2, steps=80))
+    read = [next(steps)[0]["inputs"] for _ in range(66)]
+    assert _loader_threads()
+    read += [batch["inputs"] for (batch,) in steps]
+    assert torch.equal(torch.cat(read), torch.from_numpy(ORDER(np.arange(160))))
+    assert dataset.reads == [2, 128, *[2] * 15]
 
 
 def test_an_empty_part_reads_nothing() -> None:
@@ -72,28 +109,26 @@ def test_an_empty_part_reads_nothing() -> None:
 
 
 def test_reading_runs_ahead_but_not_away() -> None:
-    taken: list[int] = []
-
-    class Noted(InMemory):
-        def __getitems__(self, positions: Any) -> Any:
-            taken.append(len(positions))
-            return super().__getitems__(positions)
-
-    steps = iter(Loader(Noted({"inputs": torch.arange(LENGTH)}), ORDER, batch=4, micro_batch=4, steps=50))
+    dataset = large()
+    taken = dataset.reads
+    steps = iter(Loader(dataset, ORDER, batch=8, micro_batch=4, steps=50))
+    next(steps)
     next(steps)
     deadline = time.monotonic() + 5
-    while len(taken) < 3 and time.monotonic() < deadline:
+    while len(taken) < 4 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.02)
-    assert len(taken) == 3  # the one in use, and two ahead
+    assert len(taken) == 4  # the two taken, and two ahead
     steps.close()  # type: ignore[attr-defined]
 
 
 def test_no_thread_is_left() -> None:
-    list(Loader(NUMBERS, ORDER, batch=4, micro_batch=4, steps=3))
+    dataset = large()
+    list(Loader(dataset, ORDER, batch=8, micro_batch=4, steps=3))
     assert not _loader_threads()
     started = time.monotonic()
-    steps = iter(Loader(NUMBERS, ORDER, batch=4, micro_batch=4, steps=10**9))
+    steps = iter(Loader(dataset, ORDER, batch=8, micro_batch=4, steps=10**9))
+    next(steps)
     next(steps)
     assert _loader_threads()
     steps.close()  # type: ignore[attr-defined]

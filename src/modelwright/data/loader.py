@@ -1,8 +1,9 @@
-"""Loader: the micro-batches of each step, read ahead by one thread."""
+"""Loader: the micro-batches of each step, read ahead: many small steps at once, or large ones by a thread."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -17,15 +18,20 @@ from modelwright.data.order import Order
 if TYPE_CHECKING:
     from modelwright.data import Batch
 
-_AHEAD = 2
+_AHEAD = 2  # Steps that the thread reads in advance.
+_MOST_STEPS, _MOST_BYTES = 64, 2**20  # Of what is read at once.
+# Reading that takes longer for a step is left to a thread. Below, the thread would cost more than it saves: it and the
+# loop take turns at Python's lock.
+_SLOW = 200e-6
 
 
 class Loader:
     """The samples of one rank, step by step: an iterable of lists of micro-batches.
 
     Step ``s`` takes the positions ``[position + s * batch, position + (s + 1) * batch)`` of the order, and
-    this rank the slice ``part`` of them. One batched read per step, in a thread that is up to two steps
-    ahead and ends with the iteration, however that ends.
+    this rank the slice ``part`` of them. Small samples that are quickly read are read for several steps at once; others
+    by a thread, with one batched read per step, that is up to two steps ahead and ends with the iteration, however that
+    ends.
 
     Args:
         dataset: where samples come from.
@@ -67,36 +73,74 @@ class Loader:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """The micro-batches of each step, in order."""
-        ahead = _ReadAhead(self)
+        done = 0
+        for step in self._at_once():
+            yield step
+            done += 1
+        if done == self._steps:
+            return
+        ahead = _ReadAhead(self, done)
         try:
-            for _ in range(self._steps):
+            for _ in range(done, self._steps):
                 yield ahead.next()
         finally:
             ahead.close()
 
     def step(self, number: int) -> list[Batch]:
         """The micro-batches of step ``number``, counted from 0, read now."""
-        count = self._end - self._begin
-        if count == 0:
-            return []
+        (batches,) = self._read(number, 1)
+        return batches
+
+    def _at_once(self) -> Iterator[list[Batch]]:
+        """The steps from the first one on, for as long as several of them are quickly read together."""
+        if self._steps == 0:
+            return
+        yield (first := self.step(0))
+        begin, count = 1, self._together(first)
+        while count > 1 and begin < self._steps:
+            count = min(count, self._steps - begin)
+            before = time.perf_counter()
+            try:
+                steps = self._read(begin, count)
+            except ModelwrightError:
+                return  # of whichever step it is: the thread comes to it in its turn
+            slow = time.perf_counter() - before > _SLOW * count
+            yield from steps
+            begin += count
+            if slow:
+                return
+
+    def _together(self, step: list[Batch]) -> int:
+        size = sum(tensor.nbytes for batch in step for tensor in batch.values())
+        return min(_MOST_STEPS, _MOST_BYTES // max(size, 1))
+
+    def _read(self, number: int, count: int) -> list[list[Batch]]:
+        """``count`` steps from step ``number`` on, with one read."""
+        share = self._end - self._begin
+        if share == 0:
+            return [[] for _ in range(count)]
         first = self._position + number * self._batch + self._begin
+        positions = np.add.outer(np.arange(count) * self._batch, np.arange(first, first + share)).ravel()
         try:
-            batch = read(self._dataset, self._order(np.arange(first, first + count)))
+            batch = read(self._dataset, self._order(positions))
         except Exception as error:
-            raise _placed(error, f"positions {first} to {first + count - 1} of the order") from error
+            raise _placed(error, f"positions {positions[0]} to {positions[-1]} of the order") from error
         if self._pin:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        return [self._cut(batch, step * share, (step + 1) * share) for step in range(count)]
+
+    def _cut(self, batch: Batch, begin: int, end: int) -> list[Batch]:
         return [
-            {name: tensor[start : start + self._micro_batch] for name, tensor in batch.items()}
-            for start in range(0, count, self._micro_batch)
+            {name: tensor[start : min(start + self._micro_batch, end)] for name, tensor in batch.items()}
+            for start in range(begin, end, self._micro_batch)
         ]
 
 
 class _ReadAhead:
     """The thread behind one iteration. ``_free`` counts places in the queue, so nobody polls."""
 
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+    def __init__(self, loader: Loader, begin: int) -> None:
+        self._loader, self._begin = loader, begin
         self._read: SimpleQueue[list[Batch] | Exception] = SimpleQueue()
         self._free = threading.Semaphore(_AHEAD)
         self._closed = False
@@ -116,7 +160,7 @@ class _ReadAhead:
         self._thread.join()
 
     def _run(self) -> None:
-        for number in range(len(self._loader)):
+        for number in range(self._begin, len(self._loader)):
             self._free.acquire()
             if self._closed:
                 return
