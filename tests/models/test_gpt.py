@@ -222,6 +222,19 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model.eval()(inputs), model_of(dropout=0.0)(inputs))
 
 
+@pytest.mark.parametrize("field", ["attention_dropout", "stochastic_depth"])
+def test_other_ways_to_drop_act_in_training_only(field: str) -> None:
+    model = model_of(**{field: 0.5})
+    inputs = tokens(4, 5)
+    assert not torch.equal(model(inputs), model(inputs))
+    assert torch.equal(model.eval()(inputs), model_of()(inputs))
+
+
+def test_stochastic_depth_grows_with_depth() -> None:
+    model = model_of(stochastic_depth=0.2, layers=4)
+    assert [block.skip.rate for block in model.blocks] == pytest.approx([0.05, 0.1, 0.15, 0.2])  # type: ignore[union-attr]
+
+
 def test_attention_choice() -> None:
     assert attention_kernels(model_of()) == ("sdpa", "explicit")
     assert attention_kernels(torch.nn.Linear(2, 2)) == ()
@@ -239,6 +252,8 @@ def test_attention_choice() -> None:
         ({"layers": 0}, "layers"),
         ({"activation": "relu"}, "activation"),
         ({"dropout": 1.0}, "dropout"),
+        ({"attention_dropout": 1.0}, "attention_dropout"),
+        ({"stochastic_depth": -0.1}, "stochastic_depth"),
         ({"rope_base": 1.0}, "rope_base"),
     ],
 )

@@ -1,8 +1,8 @@
 """Reference models, weights on disk, and sampling.
 
 A model technique is a frozen dataclass whose ``build()`` returns a plain ``torch.nn.Module``. A field that is
-``None`` and bears the name of a fact of the data (``vocabulary``, ``features``, ``classes``) is filled from
-it.
+``None`` and bears the name of a fact of the data (``vocabulary``, ``features``, ``classes``, ``channels``,
+``image_size``) is filled from it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,31 @@ if TYPE_CHECKING:
 MODELS = Family(
     "model",
     {
+        "convnet": "modelwright.models.convnet:ConvNet",
         "gpt": "modelwright.models.gpt:GPT",
         "mlp": "modelwright.models.mlp:MLP",
+        "sequence-to-sequence": "modelwright.models.sequence_to_sequence:SequenceToSequence",
+        "speech": "modelwright.models.speech:Speech",
+        "text-convolution": "modelwright.models.text_convolution:TextConvolution",
+        "transformers": "modelwright.models.transformers_model:Transformers",
+        "vit": "modelwright.models.vit:ViT",
+    },
+)
+
+
+INITIALS = Family(
+    "scheme of initial values",
+    {
+        "constant": "modelwright.models.initial:Constant",
+        "kaiming": "modelwright.models.initial:Kaiming",
+        "normal": "modelwright.models.initial:Normal",
+        "ones": "modelwright.models.initial:Ones",
+        "orthogonal": "modelwright.models.initial:Orthogonal",
+        "scaled": "modelwright.models.initial:Scaled",
+        "truncated-normal": "modelwright.models.initial:TruncatedNormal",
+        "uniform": "modelwright.models.initial:Uniform",
+        "xavier": "modelwright.models.initial:Xavier",
+        "zeros": "modelwright.models.initial:Zeros",
     },
 )
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.models.cache import Cache
+from modelwright.models.flex import flex
 
-Kernel = Literal["sdpa", "explicit"]
-KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+KERNELS = ("sdpa", "explicit", "flex")
+_OF_TRANSFORMERS = {"sdpa": "sdpa", "explicit": "eager"}
 
 
 class Attention(nn.Module):
@@ -24,23 +26,33 @@ class Attention(nn.Module):
     does.
 
     The kernels compute the same: ``sdpa`` is torch's fused one; ``explicit`` is the textbook formula in four
-    operators, which on CPUs with bfloat16 matrix units is often the faster one. The latter keeps scores
+    operators, which on CPUs with bfloat16 matrix units is often the faster one. It keeps scores
     ``[batch, heads, time, time]`` and, under bfloat16 autocast on CPU, rounds them to bfloat16 (the softmax
-    still sums in float32).
+    still sums in float32). ``flex`` is compiled for a GPU, and there only.
 
     Args:
         width: width of the residual stream.
         heads: heads of the query; divides ``width``, and ``width / heads`` is even.
         kv_heads: heads of key and value; divides ``heads``.
         qk_norm: normalise query and key per head.
+        dropout: dropout of the shares in which values are mixed; ``flex`` has none.
+
+    Attributes:
+        kernels: those to choose from.
+        kernel: the one chosen; see :func:`set_attention`.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, *, qk_norm: bool = False) -> None:
+    kernels: tuple[str, ...] = KERNELS
+
+    def __init__(self, width: int, heads: int, kv_heads: int, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
         self.kv_heads = kv_heads
         self.head_width = width // heads
-        self.kernel: Kernel = "sdpa"
+        self.kernel = "sdpa"
+        self.dropout = dropout
+        if dropout > 0:
+            self.kernels = tuple(kernel for kernel in KERNELS if kernel != "flex")
         self.query = nn.Linear(width, heads * self.head_width, bias=False)
         self.key = nn.Linear(width, kv_heads * self.head_width, bias=False)
         self.value = nn.Linear(width, kv_heads * self.head_width, bias=False)
@@ -48,13 +60,26 @@ class Attention(nn.Module):
         self.query_norm = HeadNorm(heads) if qk_norm else nn.Identity()
         self.key_norm = HeadNorm(kv_heads) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Mix ``x [batch, time, width]`` over time; ``rotation`` is that of :func:`rotations`."""
-        query = rotate(self.query_norm(self._split(self.query(x))), rotation)
-        key = rotate(self.key_norm(self._split(self.key(x))), rotation)
-        attend = _sdpa if self.kernel == "sdpa" else _explicit
-        mixed = attend(query.transpose(1, 2), key.transpose(1, 2), self._split(self.value(x)).transpose(1, 2))
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache | None = None, layer: int = 0) -> Tensor:
+        """Mix ``x [batch, time, width]`` over time.
+
+        Args:
+            x: what the block reads.
+            rotation: that of :func:`rotations`.
+            cache: what was read before; the tokens of ``x`` follow it.
+            layer: number of this block in the cache.
+        """
+        query = rotate(self.query_norm(self._split(self.query(x))), rotation).transpose(1, 2)
+        key = rotate(self.key_norm(self._split(self.key(x))), rotation).transpose(1, 2)
+        value = self._split(self.value(x)).transpose(1, 2)
+        mixed = self._attend(query, key, value) if cache is None else _recall(query, key, value, cache, layer)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.kernel == "flex":
+            return flex(query, key, value)
+        attend = _sdpa if self.kernel == "sdpa" else _explicit
+        return attend(query, key, value, self.dropout if self.training else 0.0)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], -1, self.head_width)
@@ -84,14 +109,18 @@ def rotations(time: int, head_width: int, base: float, *, like: Tensor) -> tuple
     """Cosines and signed sines ``[time, 1, head_width]`` of the rotary angles, on the device of ``like``.
 
     They are float64 where ``like`` is, else float32: positions are lost in bfloat16. Computed anew in each
-    forward
-    pass: that costs nothing beside the pass, works for any length, and leaves no buffer that a model built on
-    the meta device would have to fill.
+    forward pass: that costs nothing beside the pass, works for any length, and leaves no buffer that a model
+    built on the meta device would have to fill.
     """
+    return rotations_at(torch.arange(time, device=like.device), head_width, base, like=like)
+
+
+def rotations_at(positions: Tensor, head_width: int, base: float, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of ``positions [..., time]``: ``[..., time, 1, head_width]``."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     halves = torch.arange(head_width // 2, dtype=dtype, device=like.device)
     frequencies = torch.exp(halves * (-2 * math.log(base) / head_width))
-    angles = torch.outer(torch.arange(time, dtype=dtype, device=like.device), frequencies).unsqueeze(1)
+    angles = (positions.to(dtype).unsqueeze(-1) * frequencies).unsqueeze(-2)
     cosines, sines = angles.cos(), angles.sin()
     return torch.cat((cosines, cosines), dim=-1), torch.cat((-sines, sines), dim=-1)
 
@@ -104,38 +133,95 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def set_attention(model: nn.Module, kernel: str) -> int:
-    """Set the kernel of every :class:`Attention` in ``model``; how many there are.
+    """Set the kernel of every module of ``model`` that offers it; how many there are.
+
+    A module offers a choice where it has the names ``kernels`` and the one chosen, ``kernel``, as
+    :class:`Attention` has; a model of transformers offers ``sdpa`` and ``explicit``, which it calls ``eager``.
 
     Raises:
-        ModelwrightError: no such kernel.
+        ModelwrightError: no such kernel, or none for this machine.
     """
-    if kernel not in KERNELS:
-        raise ModelwrightError(f"there is no attention kernel '{kernel}'", remedy=f"known: {', '.join(KERNELS)}")
-    found = [module for module in model.modules() if isinstance(module, Attention)]
-    for module in found:
-        module.kernel = kernel
-    return len(found)
+    choosing = [*_choosing(model), *_of_transformers(model)]
+    offered = dict.fromkeys(name for module in choosing for name in _offered(module))
+    known = offered or KERNELS
+    if kernel not in known:
+        raise ModelwrightError(f"there is no attention kernel '{kernel}'", remedy=f"known: {', '.join(known)}")
+    if kernel == "flex" and not torch.cuda.is_available():
+        raise ModelwrightError(
+            "the attention kernel 'flex' needs a GPU, and there is none",
+            where="plan.attention",
+            remedy="choose sdpa or explicit, or leave plan.attention out",
+        )
+    return sum(_set(module, kernel) for module in choosing)
 
 
-def attention_kernels(model: nn.Module) -> tuple[str, ...]:
-    """The kernels ``model`` can choose from; empty where it offers no choice."""
-    return KERNELS if any(isinstance(module, Attention) for module in model.modules()) else ()
+def attention_kernels(model: nn.Module, device: str = "cpu") -> tuple[str, ...]:
+    """The kernels ``model`` can choose from on ``device`` (``cpu`` or ``cuda``); empty where it offers no choice."""
+    choosing = [*_choosing(model), *_of_transformers(model)]
+    offered = dict.fromkeys(name for module in choosing for name in _offered(module))
+    return tuple(name for name in offered if name != "flex" or device == "cuda")
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _choosing(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        if isinstance(getattr(module, "kernels", None), tuple) and isinstance(getattr(module, "kernel", None), str):
+            yield module
+
+
+def _of_transformers(model: nn.Module) -> Iterator[nn.Module]:
+    """The outermost models of transformers in ``model``: they tell those inside."""
+    if hasattr(model, "set_attn_implementation"):
+        yield model
+        return
+    for child in model.children():
+        yield from _of_transformers(child)
+
+
+def _offered(module: nn.Module) -> tuple[str, ...]:
+    if not hasattr(module, "set_attn_implementation"):
+        return tuple(map(str, module.kernels))  # type: ignore[arg-type]
+    return ("sdpa", "explicit") if getattr(module, "_supports_sdpa", False) else ("explicit",)
+
+
+def _set(module: nn.Module, kernel: str) -> bool:
+    if kernel not in _offered(module):
+        return False
+    if hasattr(module, "set_attn_implementation"):
+        module.set_attn_implementation(_OF_TRANSFORMERS[kernel])  # type: ignore[operator]
+    else:
+        module.kernel = kernel  # type: ignore[assignment]
+    return True
+
+
+def _recall(query: Tensor, key: Tensor, value: Tensor, cache: Cache, layer: int) -> Tensor:
+    """The tokens of ``query`` follow those of the cache, and see them too."""
+    time, mask = query.size(2), cache.mask(query.size(2))
+    keys, values = cache.extend(layer, key, value)
+    causal = mask is None and time > 1
+    grouped = query.size(1) != keys.size(1)
+    return functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped
+    )
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     """``query [batch, heads, time, head_width]``, key and value ``[batch, kv_heads, time, head_width]``."""
     grouped = query.size(1) != key.size(1)
-    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    return functional.scaled_dot_product_attention(
+        query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=grouped
+    )
 
 
-def _explicit(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _explicit(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     batch, heads, time, head_width = query.shape
     flat_key = _share(key, heads).flatten(0, 1)
     flat_value = _share(value, heads).flatten(0, 1)
     # One operator scales, multiplies and masks: fewer passes over the largest tensor of the block.
     mask = query.new_full((time, time), -math.inf).triu(1)
     scores = torch.baddbmm(mask, query.flatten(0, 1), flat_key.transpose(1, 2), alpha=head_width**-0.5)
-    mixed = torch.bmm(functional.softmax(scores, dim=-1), flat_value)
+    shares = functional.softmax(scores, dim=-1)
+    shares = functional.dropout(shares, dropout) if dropout else shares
+    mixed = torch.bmm(shares, flat_value)
     return mixed.view(batch, heads, time, head_width)
 
 

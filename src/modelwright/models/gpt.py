@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.attention import Attention, rotations
+from modelwright.models.attention import Attention, rotations, rotations_at
+from modelwright.models.cache import Cache
+from modelwright.models.stochastic_depth import StochasticDepth, check_rate, rates
 
 INITIAL_DEVIATION = 0.02
 
@@ -36,6 +38,9 @@ class GPT:
         qk_norm: normalise query and key per head: steadier at high learning rates, a quarter slower on
             CPU.
         dropout: dropout of the embedding and of what each block adds to the residual stream.
+        attention_dropout: dropout of the shares in which attention mixes values.
+        stochastic_depth: chance that a sample skips the branches of the last block in training; it grows evenly
+            with the depth.
         rope_base: base of the rotary frequencies; larger for longer contexts.
     """
 
@@ -49,6 +54,8 @@ class GPT:
     tied_embeddings: bool = True
     qk_norm: bool = False
     dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
     rope_base: float = 10000.0
 
     def __post_init__(self) -> None:
@@ -62,8 +69,12 @@ class GPT:
             raise ModelwrightError(f"gpt: kv_heads {self.kv_heads} must divide heads {self.heads}")
         if self.activation not in ("swiglu", "gelu"):
             raise ModelwrightError(f"gpt: activation is swiglu or gelu, not {self.activation!r}")
-        if not 0 <= self.dropout < 1:
-            raise ModelwrightError(f"gpt: dropout is at least 0 and below 1, not {self.dropout}")
+        check_rate(
+            "gpt",
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            stochastic_depth=self.stochastic_depth,
+        )
         if self.rope_base <= 1:
             raise ModelwrightError(f"gpt: rope_base is above 1, not {self.rope_base}")
 
@@ -95,7 +106,7 @@ class GPTModule(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(vocabulary, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates(config.layers, config.stochastic_depth))
         self.norm = nn.RMSNorm(config.width)
         self.head = nn.Linear(config.width, vocabulary, bias=False)
         if config.tied_embeddings:
@@ -106,14 +117,28 @@ class GPTModule(nn.Module):
         """Tokens ``[batch, time]`` -> logits ``[batch, time, vocabulary]``."""
         return self.head(self.features(inputs))  # type: ignore[no-any-return]
 
-    def features(self, inputs: Tensor) -> Tensor:
-        """Tokens ``[batch, time]`` -> what the head reads ``[batch, time, width]``."""
+    def features(self, inputs: Tensor, cache: Cache | None = None) -> Tensor:
+        """Tokens ``[batch, time]`` -> what the head reads ``[batch, time, width]``.
+
+        With a ``cache`` they follow the tokens it holds, and are added to it.
+        """
         x = self.dropout(self.embedding(inputs))
-        head_width = self.config.width // self.config.heads
-        rotation = rotations(inputs.size(1), head_width, self.config.rope_base, like=x)
-        for block in self.blocks:
-            x = block(x, rotation)
+        rotation = self._rotation(inputs.size(1), cache, x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation) if cache is None else block(x, rotation, cache, layer)
+        if cache is not None:
+            cache.advance(inputs.size(1))
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def new_cache(self, padding: Tensor, capacity: int) -> Cache:
+        """An empty cache for texts ``[batch]`` with so much ``padding`` on the left; see :class:`Cache`."""
+        return Cache(self.config.layers, padding, capacity)
+
+    def _rotation(self, time: int, cache: Cache | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        head_width = self.config.width // self.config.heads
+        if cache is None:
+            return rotations(time, head_width, self.config.rope_base, like=like)
+        return rotations_at(cache.positions(time), head_width, self.config.rope_base, like=like)
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
@@ -127,19 +152,23 @@ class GPTModule(nn.Module):
 class Block(nn.Module):
     """Attention, then feed-forward, each added to the residual stream ``[batch, time, width]``."""
 
-    def __init__(self, config: GPT) -> None:
+    def __init__(self, config: GPT, skipped: float = 0.0) -> None:
         super().__init__()
         kv_heads = config.kv_heads or config.heads
         self.attention_norm = nn.RMSNorm(config.width)
-        self.attention = Attention(config.width, config.heads, kv_heads, qk_norm=config.qk_norm)
+        self.attention = Attention(
+            config.width, config.heads, kv_heads, qk_norm=config.qk_norm, dropout=config.attention_dropout
+        )
         self.feed_forward_norm = nn.RMSNorm(config.width)
         self.feed_forward = _feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.skip = StochasticDepth(skipped)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """``x [batch, time, width]`` -> the same shape."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache | None = None, layer: int = 0) -> Tensor:
+        """``x [batch, time, width]`` -> the same shape; arguments as those of :class:`Attention`."""
+        mixed = self.attention(self.attention_norm(x), rotation, cache, layer)
+        x = x + self.skip(self.dropout(mixed))
+        return x + self.skip(self.dropout(self.feed_forward(self.feed_forward_norm(x))))  # type: ignore[no-any-return]
 
 
 class SwiGLU(nn.Module):

@@ -1,14 +1,43 @@
-"""Continue a sequence of tokens with a language model, one token at a time."""
+"""Continue texts with a language model, one token at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.models.drawing import Sampling, draw, penalised, seed_of
 from modelwright.models.modes import evaluating
+from modelwright.models.reading import Reader, View, reader_of
+
+FORGOTTEN = 4
+"""When a text outgrows the context, this part of the context (a quarter) is forgotten at once."""
+
+
+@dataclass
+class Continuation:
+    """A text that is being continued.
+
+    Attributes:
+        prompt: its tokens in the beginning; at least one.
+        number: of the text among all; its draws depend on this and on the seed.
+        tokens: what followed so far.
+        finish: why nothing follows any more: ``length`` tokens were made, the ``end`` of the text came, or
+            whoever reads it said ``stop``. Empty while it goes on.
+    """
+
+    prompt: Sequence[int]
+    number: int = 0
+    tokens: list[int] = field(default_factory=list)
+    finish: Literal["", "length", "end", "stop"] = ""
+
+    def __post_init__(self) -> None:
+        if len(self.prompt) == 0:
+            raise ModelwrightError("there is no token to continue", remedy="begin with the end-of-text token")
 
 
 def sample(
@@ -19,70 +48,110 @@ def sample(
     context: int,
     temperature: float = 0.8,
     top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
     stop: int | None = None,
 ) -> Iterator[int]:
-    """Yield up to ``length`` tokens that continue ``tokens``.
-
-    The same seed gives the same tokens on the same machine. The model is in evaluation mode while it computes
-    and each module returns to its former mode when the iterator ends.
+    """Yield up to ``length`` tokens that continue ``tokens``; see :func:`continue_texts`.
 
     Args:
         model: tokens ``[1, time]`` -> logits ``[1, time, vocabulary]``.
         tokens: the beginning; at least one token.
-        length: tokens to make at most.
-        context: tokens the model sees at most; earlier ones are forgotten.
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: draw from the likeliest ``top_k`` only.
-        seed: of the draws.
+        length, temperature, top_k, top_p, min_p, repetition_penalty, seed: see :class:`Sampling`.
+        context: tokens the model sees at most.
         stop: a token that ends the text; it is not yielded.
 
     Raises:
         ModelwrightError: an argument is out of range.
     """
-    if len(tokens) == 0:
-        raise ModelwrightError("there is no token to continue", remedy="begin with the end-of-text token")
-    if length < 0 or context < 1 or temperature < 0 or (top_k is not None and top_k < 1):
-        raise ModelwrightError(
-            "sampling needs length >= 0, context >= 1, temperature >= 0 and top_k >= 1, not "
-            f"{length=}, {context=}, {temperature=}, {top_k=}"
-        )
-    text = [int(token) for token in tokens]
-    return _continue(model, text, length, context, _Choice(temperature, top_k, seed), stop)
+    sampling = Sampling(
+        length=length,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    text = Continuation([int(token) for token in tokens])
+    rounds = continue_texts(model, [text], sampling, context=context, end=stop)
+    return (text.tokens[-1] for _ in rounds)
 
 
-class _Choice:
-    """Draw a token from logits ``[vocabulary]``."""
+def continue_texts(
+    model: nn.Module,
+    texts: Sequence[Continuation],
+    sampling: Sampling,
+    *,
+    context: int,
+    end: int | None = None,
+    reader: Reader | None = None,
+) -> Iterator[Continuation]:
+    """Continue a batch of texts; yield a text each time that a token was added to it.
 
-    def __init__(self, temperature: float, top_k: int | None, seed: int) -> None:
-        self.temperature = temperature
-        self.top_k = top_k
-        self.generator = torch.Generator().manual_seed(seed)
+    Who reads it may set its ``finish`` to ``stop``; nothing more is then added. The same seed gives the same
+    tokens on the same machine, whatever else is in the batch (up to the rounding of larger matrix products).
+    The model is in evaluation mode while it computes and each module returns to its former mode when the
+    iterator ends.
 
-    def __call__(self, logits: Tensor) -> int:
-        if self.temperature == 0:
-            return int(logits.argmax())
-        scaled = logits.double().cpu() / self.temperature
-        if self.top_k is not None and self.top_k < scaled.numel():
-            smallest = scaled.topk(self.top_k).values[-1]
-            scaled = scaled.masked_fill(scaled < smallest, -torch.inf)
-        return int(torch.multinomial(scaled.softmax(0), 1, generator=self.generator))
+    The model sees at most ``context`` tokens. A text that outgrows it loses its oldest quarter of a context at
+    once, and what is left is read anew, with positions from 0 on, as in training: so a model with a cache says
+    exactly what it says without.
+
+    Args:
+        model: see :func:`~modelwright.models.reading.reader_of`.
+        texts: what to continue.
+        sampling: how.
+        context: tokens the model sees at most.
+        end: a token that ends a text; it is not added.
+        reader: how the model reads; ``None`` for the fastest way it offers.
+
+    Raises:
+        ModelwrightError: the context is too small.
+    """
+    if context < 1:
+        raise ModelwrightError(f"context is at least 1, not {context}", where="context")
+    reader = reader or reader_of(model, context)
+    return _rounds(model, texts, sampling, context, end, reader)
 
 
-def _continue(
-    model: nn.Module, text: list[int], length: int, context: int, choose: _Choice, stop: int | None
-) -> Iterator[int]:
+def _rounds(
+    model: nn.Module,
+    texts: Sequence[Continuation],
+    sampling: Sampling,
+    context: int,
+    end: int | None,
+    reader: Reader,
+) -> Iterator[Continuation]:
+    generators = [torch.Generator().manual_seed(seed_of(sampling.seed, text.number)) for text in texts]
+    _settle(texts, sampling.length)
     with evaluating(model):
-        for _ in range(length):
-            token = choose(_last_logits(model.eval(), text[-context:]))
-            if token == stop:
-                return
-            text.append(token)
-            yield token
+        while going := [place for place, text in enumerate(texts) if not text.finish]:
+            if model.training:
+                model.eval()
+            views = [_view(place, texts[place], context) for place in going]
+            logits = penalised(reader(views), (view.tokens for view in views), sampling.repetition_penalty)
+            drawn = draw(logits, sampling, [generators[place] for place in going])
+            for place, token in zip(going, drawn, strict=True):
+                if token == end:
+                    texts[place].finish = "end"
+                    continue
+                texts[place].tokens.append(token)
+                yield texts[place]
+            _settle(texts, sampling.length)
 
 
-@torch.no_grad()
-def _last_logits(model: nn.Module, tokens: list[int]) -> Tensor:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    logits: Tensor = model(torch.tensor([tokens], device=device))
-    return logits[0, -1]
+def _settle(texts: Sequence[Continuation], length: int) -> None:
+    for text in texts:
+        if not text.finish and len(text.tokens) >= length:
+            text.finish = "length"
+
+
+def _view(number: int, text: Continuation, context: int) -> View:
+    """What is not forgotten depends on the text's own length only."""
+    whole = [*text.prompt, *text.tokens]
+    step = max(1, context // FORGOTTEN)
+    begin = step * max(0, -(-(len(whole) - context) // step))
+    return View(number, begin, whole[begin:])

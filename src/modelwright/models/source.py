@@ -77,12 +77,12 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ModelwrightError: the file cannot be written, or the model is on the meta device.
     """
-    state = _tensors(model)
+    state = tensors_of(model)
     if any(tensor.is_meta for tensor in state.values()):
         raise ModelwrightError("the model has no weights yet: it is on the meta device", where=str(path))
-    twins = _twins(state)
-    kept = {name: tensor.contiguous() for name, tensor in state.items() if name not in twins}
-    metadata = {"format": str(FORMAT), "tied": json.dumps(twins)}
+    tied = twins(state)
+    kept = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied}
+    metadata = {"format": str(FORMAT), "tied": json.dumps(tied)}
     with replacing(path) as temporary:
         try:
             save_file(_unshared(kept), temporary, metadata=metadata)
@@ -99,11 +99,8 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     """
     path = Path(path)
     saved = read_weights(path)
-    own = _tensors(model)
-    # A file by others may name a tied weight once; its twin is then not missing.
-    for name, first in _twins(own).items():
-        if name not in saved and first in saved:
-            saved[name] = saved[first]
+    own = tensors_of(model)
+    fill_twins(twins(own), saved)
     _compare(own, saved, path)
     with torch.no_grad():
         for name, tensor in own.items():
@@ -166,21 +163,32 @@ def materialise(model: nn.Module, device: torch.device | str = "cpu") -> nn.Modu
     return model
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name; tied ones under each of their names."""
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
-def _twins(state: Mapping[str, Tensor]) -> dict[str, str]:
+def fill_twins(tied: Mapping[str, str], saved: dict[str, Any]) -> None:
+    """Give each name of a tied weight, as of :func:`twins`, what a file by others names but once."""
+    for name, first in tied.items():
+        if first not in saved and name in saved:
+            saved[first] = saved[name]
+    for name, first in tied.items():
+        if name not in saved and first in saved:
+            saved[name] = saved[first]
+
+
+def twins(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Names that are the very same memory as an earlier name -> that earlier name."""
     first: dict[tuple[object, ...], str] = {}
-    twins = {}
+    found = {}
     for name, tensor in state.items():
         if tensor.is_meta or tensor.numel() == 0:
             continue
         view = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
         if first.setdefault(view, name) != name:
-            twins[name] = first[view]
-    return twins
+            found[name] = first[view]
+    return found
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

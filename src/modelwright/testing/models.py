@@ -12,7 +12,8 @@ from modelwright.base.choice import Family
 from modelwright.models import MODELS, Model
 from modelwright.testing.contract import Contract
 
-FACTS = {"vocabulary": 61, "features": 6, "classes": 3}
+FACTS = {"vocabulary": 61, "features": 6, "classes": 3, "channels": 2, "image_size": 8}
+SAMPLES = 3
 
 
 class ModelContract(Contract):
@@ -27,16 +28,26 @@ class ModelContract(Contract):
         fields = {field.name: field.default for field in dataclasses.fields(technique)}  # type: ignore[arg-type]
         return technique(**{fact: size for fact, size in FACTS.items() if fields.get(fact, 0) is None})
 
-    def inputs(self, technique: Model) -> Tensor:
-        """What the model reads: tokens ``[batch, time]`` if it has a vocabulary, else ``[batch, features]``.
+    def inputs(self, technique: Model) -> Tensor | tuple[Tensor, ...]:
+        """What the model reads, samples first; several arguments are a tuple. Override it for other inputs.
 
-        Override it for other inputs.
+        By the fields of the technique: source, mask and target if it has ``decoder_layers``; tokens ``[batch, time]``
+        for a ``vocabulary``; images ``[batch, channels, image_size, image_size]`` for ``channels``; sounds
+        ``[batch, samples]`` for a ``sample_rate``; else ``[batch, features]``.
         """
         generator = torch.Generator().manual_seed(0)
-        vocabulary = getattr(technique, "vocabulary", None)
-        if vocabulary is not None:
-            return torch.randint(vocabulary, (3, 7), generator=generator)
-        return torch.randn(3, getattr(technique, "features", FACTS["features"]), generator=generator)
+        size = {fact: getattr(technique, fact, None) or FACTS[fact] for fact in FACTS}
+        if hasattr(technique, "decoder_layers"):
+            source = torch.randint(size["vocabulary"], (SAMPLES, 6), generator=generator)
+            mask = torch.arange(6) < torch.tensor([6, 4, 1]).unsqueeze(1)
+            return source, mask, torch.randint(size["vocabulary"], (SAMPLES, 5), generator=generator)
+        if hasattr(technique, "vocabulary"):
+            return torch.randint(size["vocabulary"], (SAMPLES, 7), generator=generator)
+        if hasattr(technique, "channels"):
+            return torch.randn(SAMPLES, size["channels"], size["image_size"], size["image_size"], generator=generator)
+        if (sample_rate := getattr(technique, "sample_rate", None)) is not None:
+            return torch.randn(SAMPLES, sample_rate // 4, generator=generator)
+        return torch.randn(SAMPLES, size["features"], generator=generator)
 
     def test_build_returns_new_modules(self, technique: Model) -> None:
         """Two builds share nothing."""
@@ -62,7 +73,7 @@ class ModelContract(Contract):
         """A parameter without gradient would be dead weight."""
         torch.manual_seed(0)
         model = technique.build()
-        model(self.inputs(technique)).square().sum().backward()
+        model(*self._arguments(technique)).square().sum().backward()
         without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
         assert not without
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
@@ -70,11 +81,15 @@ class ModelContract(Contract):
     def test_samples_do_not_mix(self, technique: Model) -> None:
         """A sample's output is the same alone and in a batch, or accumulation would change what is learnt."""
         torch.manual_seed(0)
-        model, inputs = technique.build().double().eval(), self.inputs(technique)
-        inputs = inputs.double() if inputs.is_floating_point() else inputs
+        model, inputs = technique.build().double().eval(), self._arguments(technique)
+        inputs = [each.double() if each.is_floating_point() else each for each in inputs]
         with torch.no_grad():
-            alone = torch.cat([model(inputs[i : i + 1]) for i in range(len(inputs))])
-            assert torch.allclose(model(inputs), alone, rtol=0, atol=1e-12)
+            alone = torch.cat([model(*(each[i : i + 1] for each in inputs)) for i in range(len(inputs[0]))])
+            assert torch.allclose(model(*inputs), alone, rtol=0, atol=1e-12)
+
+    def _arguments(self, technique: Model) -> list[Tensor]:
+        inputs = self.inputs(technique)
+        return [inputs] if isinstance(inputs, Tensor) else list(inputs)
 
 
 def _seeded(technique: Model, seed: int) -> list[Tensor]:
