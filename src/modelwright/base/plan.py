@@ -41,8 +41,12 @@ class Plan:
         layout: sizes of the mesh axes; their product is ``workers``.
         exchange: how updates travel between replicas.
         micro_batch: samples of one forward and backward on one worker.
-        precision: ``fp32`` or ``bf16``.
-        attention: attention kernel, ``sdpa`` or ``explicit``; ``None`` where the model offers no choice.
+        precision: in which numbers a step is computed, a name of ``modelwright.parallel.PRECISIONS``.
+        attention: attention kernel, such as ``sdpa`` or ``explicit``; ``None`` where the model offers no choice.
+        recompute: which activations are computed again in the backward: ``none``, ``full``, ``selective``, or patterns
+            of module names.
+        compile: whether the repeated blocks of the model are compiled.
+        offload: what is kept in the host's memory between steps: ``none`` or ``moments`` of the optimizer.
         steps: optimizer updates in all; a time budget is turned into it once.
         prediction: what it should cost, if known.
         number: 1 for the first plan of a run, one more with each revision.
@@ -57,6 +61,9 @@ class Plan:
     micro_batch: int
     precision: str = "fp32"
     attention: str | None = None
+    recompute: str | tuple[str, ...] = "none"
+    compile: bool = False
+    offload: str = "none"
     steps: int
     prediction: Prediction | None = None
     number: int = 1
@@ -85,6 +92,8 @@ class Plan:
         try:
             if values.get("prediction"):
                 values["prediction"] = Prediction(**values["prediction"])
+            if isinstance(values.get("recompute"), list):
+                values["recompute"] = tuple(values["recompute"])
             return cls(**values)
         except TypeError as error:  # fields that are missing or unknown
             raise _no_plan(str(error), where) from error

@@ -1,14 +1,19 @@
-"""Parallel: layouts reshape a program over mesh axes, exchanges decide how updates travel between replicas."""
+"""Parallel: how a program is computed on this rank, and how ranks share the work.
+
+Layouts reshape a program over mesh axes, exchanges decide how updates travel between replicas, precisions in which
+numbers a step is computed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from modelwright.base.choice import Family
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from modelwright.base.group import Group
@@ -16,6 +21,38 @@ if TYPE_CHECKING:
 
 LAYOUTS = Family("layout", {"replicate": "modelwright.parallel.layouts.replicate:Replicate"})
 EXCHANGES = Family("exchange", {"all-reduce": "modelwright.parallel.exchanges.all_reduce:AllReduce"})
+PRECISIONS = Family(
+    "precision",
+    {
+        "fp32": "modelwright.parallel.precisions.full:Full",
+        "tf32": "modelwright.parallel.precisions.full:Tf32",
+        "bf16": "modelwright.parallel.precisions.mixed:Bf16",
+        "bf16-weights": "modelwright.parallel.precisions.short_weights:Bf16Weights",
+        "fp16": "modelwright.parallel.precisions.mixed:Fp16",
+        "fp8": "modelwright.parallel.precisions.fp8:Fp8",
+    },
+)
+
+
+class Precision(Protocol):
+    """In which number formats a step is computed. Parameters keep their own type: they are the masters.
+
+    ``scaled`` says that gradients may vanish and the loss wants a dynamic scale.
+    """
+
+    scaled: ClassVar[bool]
+
+    def check(self, device: torch.device) -> None:
+        """Refuse a device that cannot compute so."""
+
+    def convert(self, model: nn.Module) -> None:
+        """Prepare the model, once, on its device; names of parameters stay."""
+
+    def step(self) -> AbstractContextManager[Any]:
+        """Surround forward and backward of a step."""
+
+    def forward(self, model: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
+        """Surround the model and its loss."""
 
 
 class Exchange(Protocol):

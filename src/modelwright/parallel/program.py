@@ -7,20 +7,19 @@ never a mean of means: so micro-batches, accumulation and replicas all give the 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modelwright.base.errors import ModelwrightError, RunFailed
+from modelwright.base.errors import ModelwrightError, RunFailed, nearest
 from modelwright.objectives import Objective
 from modelwright.optim.clipping import global_norm
-from modelwright.parallel import Exchange
+from modelwright.parallel import PRECISIONS, Exchange, Precision
 from modelwright.parallel.exchanges.none import NoExchange
-
-_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 class LocalProgram:
@@ -30,31 +29,47 @@ class LocalProgram:
         model: any module; moved to ``device``.
         objective: what is minimised.
         device: where to compute.
-        precision: ``fp32`` (the parameters' own type) or ``bf16`` (autocast, parameters stay as they are).
+        precision: a name of :data:`~modelwright.parallel.PRECISIONS`.
+
+    Raises:
+        ModelwrightError: no such precision, or the device cannot compute so.
     """
 
     def __init__(
         self, model: nn.Module, objective: Objective, *, device: torch.device, precision: str = "fp32"
     ) -> None:
-        if precision not in _PRECISIONS:
-            raise ModelwrightError(
-                f"unknown precision '{precision}'", remedy=f"known: {', '.join(sorted(_PRECISIONS))}"
-            )
+        self.precision: Precision = PRECISIONS.resolve(precision)()
+        self.precision.check(device)
         self.model = model.to(device)
+        self.precision.convert(self.model)
         self.objective = objective
         self.device = device
-        self.precision = precision
         self.exchange: Exchange = NoExchange()
+        self.trained: frozenset[nn.Parameter] | None = None
+        self.terms: frozenset[str] | None = None
+
+    def part(self, trained: Iterable[nn.Parameter], terms: Iterable[str]) -> LocalProgram:
+        """The program whose backward reaches only some parameters, from some of the objective's terms.
+
+        Args:
+            trained: the parameters; the others pass gradients on, and get none.
+            terms: names of terms; none for all of them.
+        """
+        part = copy(self)
+        part.trained, part.terms = frozenset(trained), frozenset(terms) or None
+        return part
 
     def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch moved to the device, without waiting for the copy where memory is pinned."""
+        if self.device.type == "cpu":
+            return batch
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def counts(self, micro_batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Valid targets of these micro-batches, by term."""
         sums: dict[str, Tensor] = {}
         for batch in micro_batches:
-            for term, count in self.objective.counts(batch).items():
+            for term, count in self._chosen(self.objective.counts(batch)).items():
                 sums[term] = sums[term] + count if term in sums else count
         return sums
 
@@ -63,25 +78,37 @@ class LocalProgram:
     ) -> dict[str, Tensor]:
         """Accumulate gradients over the micro-batches; return the local totals by term."""
         totals: dict[str, Tensor] = {}
-        for number, batch in enumerate(micro_batches, start=1):
-            losses = self._losses(batch)
-            check_terms(counts, losses)
-            weighted = [
-                self.objective.coefficients.get(term, 1.0) * scale * total / counts[term].clamp(min=1)
-                for term, total in losses.items()
-            ]
-            with self.exchange.backward(last=number == len(micro_batches)):
-                torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
-            for term, total in losses.items():
-                value = total.detach().double()
-                totals[term] = totals[term] + value if term in totals else value
+        divisors = {term: count.clamp(min=1) for term, count in counts.items()}
+        with self.precision.step(), self._others_frozen():
+            for number, batch in enumerate(micro_batches, start=1):
+                losses = self._losses(batch)
+                check_terms(counts, losses)
+                loss = _sum([self._weighted(term, total, scale) / divisors[term] for term, total in losses.items()])
+                with self.exchange.backward(last=number == len(micro_batches)):
+                    loss.backward()  # type: ignore[no-untyped-call]
+                for term, total in losses.items():
+                    value = total.detach().double()
+                    totals[term] = totals[term] + value if term in totals else value
         return totals
+
+    def _weighted(self, term: str, total: Tensor, scale: float) -> Tensor:
+        weight = self.objective.coefficients.get(term, 1.0) * scale
+        return total if weight == 1 else weight * total
 
     def forward(self, batch: dict[str, Tensor]) -> Any:
         """Outputs of the objective's forward, in the program's precision."""
+        with self.computing():
+            return self._outputs(batch)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute the model, its loss and what reads their outputs inside in the program's precision."""
+        with self.precision.forward(self.model, self.device):
+            yield
+
+    def _outputs(self, batch: dict[str, Tensor]) -> Any:
         try:
-            with self._autocast():
-                return self.objective.forward(self.model, batch)
+            return self.objective.forward(self.model, batch)
         except ModelwrightError:
             raise
         except torch.OutOfMemoryError as error:
@@ -90,8 +117,9 @@ class LocalProgram:
             raise _model_error(error, batch) from error
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        """The parameters that are trained."""
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return trainable if self.trained is None else [p for p in trainable if p in self.trained]
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers by name; tied ones under each of their names."""
@@ -105,12 +133,33 @@ class LocalProgram:
         """Nothing differs within one process."""
 
     def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        outputs = self.forward(batch)
-        return dict(self.objective.loss(outputs, batch))
+        with self.precision.forward(self.model, self.device):
+            return self._chosen(self.objective.loss(self._outputs(batch), batch))
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _PRECISIONS[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+    def _chosen(self, by_term: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.terms is None:
+            return dict(by_term)
+        if unknown := sorted(self.terms - by_term.keys()):
+            raise ModelwrightError(
+                f"the objective has no term '{unknown[0]}'", where="terms", remedy=nearest(unknown[0], by_term)
+            )
+        return {term: value for term, value in by_term.items() if term in self.terms}
+
+    def _others_frozen(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.trained is None else self._frozen(self.trained)
+
+    @contextmanager
+    def _frozen(self, trained: frozenset[nn.Parameter]) -> Iterator[None]:
+        others = [p for p in self.model.parameters() if p.requires_grad and p not in trained]
+        with ExitStack() as stack:
+            for parameter in others:
+                parameter.requires_grad_(False)
+                stack.callback(parameter.requires_grad_, True)
+            yield
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
 
 def check_terms(counts: Mapping[str, Tensor], losses: Mapping[str, Tensor]) -> None:

@@ -18,14 +18,22 @@ class PlanRequest:
         micro_batch: samples of one forward and backward on one worker, or auto.
         precision: number format of the matrix products, or auto.
         attention: attention kernel of models that offer a choice, or auto.
+        recompute: activations that are computed again in the backward, which saves memory: of no block, of every
+            repeated block in full, of the same selectively (results of matrix products are kept), or of modules by
+            patterns of their names; auto recomputes only if nothing fits otherwise.
+        compile: compile the repeated blocks of the model; auto tries it where the run is long enough to pay for it.
+        offload: what is kept in the host's memory between steps; the moments of the optimizer, or none.
         measure: measure the candidates before training; without it, auto means a rule of thumb.
     """
 
     workers: int | Literal["auto"] = "auto"
     threads: int | Literal["auto"] = "auto"
     micro_batch: int | Literal["auto"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    attention: Literal["auto", "sdpa", "explicit"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "bf16-weights", "fp16", "fp8"] = "auto"
+    attention: Literal["auto", "sdpa", "explicit", "flex"] = "auto"
+    recompute: Literal["auto", "none", "full", "selective"] | tuple[str, ...] = "auto"
+    compile: bool | Literal["auto"] = "auto"
+    offload: Literal["none", "moments"] = "none"
     measure: bool = True
 
     def __post_init__(self) -> None:

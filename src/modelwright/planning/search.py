@@ -70,7 +70,29 @@ def choose(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Seque
     search.consider(_thread_choices(search.best, request))
     search.descend(request)
     search.rescue(request, _worker_choices(search.best, request, cluster, batch))
+    search.recompute(request, start)
     return search.result()
+
+
+def choose_compiled(plan: Plan, *, batch: int, measure: Measure) -> Plan:
+    """The plan with its blocks compiled, where that is faster once it is done; else the plan itself.
+
+    Args:
+        plan: measured.
+        batch: samples per step over all workers.
+        measure: runs a plan's real loop for a few steps.
+    """
+    assert plan.prediction is not None
+    eager = plan.prediction.step_seconds
+    try:
+        found = measure(replace(plan, compile=True))
+    except ModelwrightError as error:
+        emit("plan-refused", f"compiled: {error.what}", level="warning")
+        return plan
+    reason = f"{seconds_text(found.step_seconds)} a step compiled, {seconds_text(eager)} not"
+    better = found.step_seconds <= WORTH * eager
+    chosen = measured(replace(plan, compile=True), found, batch) if better else plan
+    return replace(chosen, reasons={**plan.reasons, "compile": reason})
 
 
 def default_plan(
@@ -100,6 +122,9 @@ def default_plan(
         micro_batch=_micro_batch(request, workers, batch),
         precision=_precisions(request, cluster)[0],
         attention=_kernels(request, kernels)[0],
+        recompute="none" if request.recompute == "auto" else request.recompute,
+        compile=request.compile is True,
+        offload=request.offload,
         steps=1,
         reasons={"plan": "usual values, not measured"},
     )
@@ -181,6 +206,15 @@ class _Search:
             self.best = start
             self.descend(request)
 
+    def recompute(self, request: PlanRequest, start: Plan) -> None:
+        """Where nothing fits even so, give time for memory."""
+        for kind in ("selective", "full"):
+            if self.measured is not None or request.recompute != "auto":
+                return
+            self.best = replace(start, recompute=kind)
+            self._challenge(self.best)
+            self.descend(request)
+
     def result(self) -> Plan:
         if self.measured is None:
             raise self._refused or ModelwrightError("no plan could be measured")
@@ -226,7 +260,7 @@ class _Search:
 def _reasons(best: Plan, tried: Sequence[tuple[Plan, Measurement]]) -> dict[str, str]:
     """For each choice, the fastest step with each value that was tried."""
     reasons = {}
-    for name in ("workers", "threads", "micro_batch", "precision", "attention"):
+    for name in ("workers", "threads", "micro_batch", "precision", "attention", "recompute"):
         fastest: dict[object, float] = {}
         for plan, found in tried:
             value = getattr(plan, name)
@@ -234,7 +268,7 @@ def _reasons(best: Plan, tried: Sequence[tuple[Plan, Measurement]]) -> dict[str,
         if len(fastest) > 1:
             ordered = sorted(fastest.items(), key=lambda item: item[1])
             reasons[name] = ", ".join(f"{value}: {seconds_text(seconds)}" for value, seconds in ordered) + " a step"
-        elif getattr(best, name) is not None:
+        elif getattr(best, name) not in (None, "none"):
             reasons[name] = "the only one tried"
     return reasons
 
@@ -301,4 +335,9 @@ def _kernels(request: PlanRequest, offered: Sequence[str]) -> tuple[str | None, 
 
 def _label(plan: Plan) -> str:
     attention = f", {plan.attention} attention" if plan.attention else ""
-    return f"{plan.workers} x {plan.threads} threads, micro-batch {plan.micro_batch}, {plan.precision}{attention}"
+    extras = "".join(
+        [f", recompute {plan.recompute}" if plan.recompute != "none" else "", ", compiled" if plan.compile else ""]
+    )
+    return (
+        f"{plan.workers} x {plan.threads} threads, micro-batch {plan.micro_batch}, {plan.precision}{attention}{extras}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Annotated, cast
@@ -33,21 +34,27 @@ class Replicate:
     def apply(self, program: LocalProgram, mesh: Mesh) -> ReplicatedProgram:
         """Give every replica rank 0's tensors and connect the exchange; a collective."""
         group = mesh.axis(self.axis)
-        replicated = ReplicatedProgram(program, group)
         for tensor in chain(program.model.parameters(), program.model.buffers()):  # also buffers that no file holds
             group.broadcast(tensor.detach())
-        replicated.exchange = cast(ExchangeTechnique, self.exchange).build(group)
-        replicated.exchange.attach(replicated.parameters())
         _say_what_is_inexact(program.model, group)
-        return replicated
+        return ReplicatedProgram(program, group, cast(ExchangeTechnique, self.exchange))
 
 
 class ReplicatedProgram(LocalProgram):
     """A whole program on each rank of a group."""
 
-    def __init__(self, program: LocalProgram, group: Group) -> None:
-        super().__init__(program.model, program.objective, device=program.device, precision=program.precision)
+    def __init__(self, program: LocalProgram, group: Group, exchange: ExchangeTechnique) -> None:
+        self.model, self.objective = program.model, program.objective
+        self.device, self.precision = program.device, program.precision
+        self.trained, self.terms = program.trained, program.terms
         self.group = group
+        self._technique = exchange
+        self.exchange = exchange.build(group)
+        self.exchange.attach(self.parameters())
+
+    def part(self, trained: Iterable[nn.Parameter], terms: Iterable[str]) -> ReplicatedProgram:
+        """The program of some parameters and terms, with an exchange of its own."""
+        return ReplicatedProgram(super().part(trained, terms), self.group, self._technique)
 
     def synchronise(self) -> None:
         """Give every replica rank 0's buffers (running statistics differ between ranks)."""

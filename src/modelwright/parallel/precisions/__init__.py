@@ -1,0 +1,1 @@
+"""In which number formats a step is computed: one file each."""

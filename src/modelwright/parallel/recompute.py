@@ -1,0 +1,112 @@
+"""Activation checkpointing: what the forward computed is dropped and computed again when the backward needs it.
+
+Source: Chen et al. 2016 (arXiv:1604.06174); selectively by operator as in Korthikanti et al. 2022 (arXiv:2205.05198).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.events import emit
+from modelwright.base.patterns import matching
+from modelwright.parallel.regions import regions
+
+_aten = torch.ops.aten
+# Dear to compute, and small beside what lies between them: these are kept, all else is computed again.
+KEPT = frozenset(
+    {
+        _aten.mm.default,
+        _aten.addmm.default,
+        _aten.convolution.default,
+        _aten._scaled_dot_product_flash_attention.default,
+        _aten._scaled_dot_product_efficient_attention.default,
+        _aten._scaled_dot_product_cudnn_attention.default,
+        _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    }
+)
+
+
+def set_recompute(model: nn.Module, recompute: str | Sequence[str]) -> list[str]:
+    """Let parts of ``model`` recompute their activations, in place; names of parameters stay.
+
+    The parts are those of :func:`recomputed`.
+
+    Returns:
+        Their names.
+    """
+    wrap = _selectively if recompute == "selective" else _fully
+    names = recomputed(model, recompute)
+    for name in names:
+        module = model.get_submodule(name)
+        module.forward = partial(wrap, module.forward)
+    return names
+
+
+def recomputed(model: nn.Module, recompute: str | Sequence[str]) -> list[str]:
+    """Names of the modules whose activations are to be computed again.
+
+    Args:
+        model: any module.
+        recompute: ``none``; ``full`` for every repeated block; ``selective`` for the same blocks, keeping the results
+            of matrix products, convolutions and fused attention; or patterns of module names, recomputed in full.
+
+    Raises:
+        ModelwrightError: the model has no repeated blocks, or a pattern fits no module.
+    """
+    if recompute == "none":
+        return []
+    if isinstance(recompute, str):
+        return _blocks(model)
+    return _outermost(matching([name for name, _ in model.named_modules() if name], recompute, "plan.recompute"))
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    names = list(regions(model))
+    if not names:
+        raise ModelwrightError(
+            f"the model {type(model).__name__} has no repeated blocks to recompute: no nn.ModuleList or nn.Sequential "
+            "of several modules of one class",
+            where="plan.recompute",
+            remedy="name the modules by patterns, for example  plan: {recompute: ['encoder.*']}",
+        )
+    return names
+
+
+def _outermost(names: Iterable[str]) -> list[str]:
+    """Without the modules inside others that are named: computing twice is enough."""
+    kept: list[str] = []
+    for name in names:
+        if not any(name.startswith(f"{outer}.") for outer in kept):
+            kept.append(name)
+    return kept
+
+
+def _fully(forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **named)
+    return checkpoint(forward, *arguments, use_reentrant=False, **named)
+
+
+def _selectively(forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **named)
+    contexts = partial(create_selective_checkpoint_contexts, _policy)
+    return checkpoint(forward, *arguments, use_reentrant=False, context_fn=contexts, **named)
+
+
+def _policy(context: Any, operator: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def tell_recompute(names: Sequence[str], recompute: str | Sequence[str]) -> None:
+    """Say, once, what is recomputed."""
+    if names:
+        kind = recompute if isinstance(recompute, str) else "full"
+        emit("recompute", f"{len(names)} modules recompute their activations ({kind})", modules=list(names))
