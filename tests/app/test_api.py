@@ -312,7 +312,7 @@ def test_otherwise_scores_are_said(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_mistake_before_the_first_step_leaves_no_run() -> None:
-    with pytest.raises(mw.ModelwrightError, match="unknown precision 'fp7'"):
+    with pytest.raises(mw.ModelwrightError, match="no precision named 'fp7'"):
         fitted(line(), precision="fp7")
     assert list(Path("runs").iterdir()) == []
     with pytest.raises(mw.ModelwrightError, match="training data is empty"):

@@ -36,8 +36,8 @@ def recipe(**changes: str) -> Recipe:
 
 def test_listed_techniques_pass_through() -> None:
     assert build_objective(recipe()) == NextToken()
-    assert build_schedule(recipe()).factor(0, 10) == 1.0
-    groups = build_optimizer(recipe(), nn.Linear(2, 1)).param_groups
+    assert build_schedule(recipe().schedule).factor(0, 10) == 1.0
+    groups = build_optimizer(recipe().optimizer, nn.Linear(2, 1)).param_groups
     assert {group["base_lr"] for group in groups} == {3e-3}
 
 
@@ -50,9 +50,15 @@ def test_a_function_as_objective_takes_the_recipes_arguments() -> None:
 
 
 def test_a_class_of_torch_as_optimizer() -> None:
-    optimizer = build_optimizer(recipe(optimizer="{use: 'torch.optim:SGD', lr: 0.5, momentum: 0.9}"), nn.Linear(2, 1))
+    technique = recipe(optimizer="{use: 'torch.optim:SGD', lr: 0.5, momentum: 0.9}").optimizer
+    optimizer = build_optimizer(technique, nn.Linear(2, 1))
     assert isinstance(optimizer, torch.optim.SGD)
     assert [(group["base_lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.5, 0.9)]
+
+
+def test_an_optimizer_that_calls_the_model_itself_is_refused() -> None:
+    with pytest.raises(ModelwrightError, match="closure"):
+        build_optimizer(recipe(optimizer="torch.optim:LBFGS").optimizer, nn.Linear(2, 1))
 
 
 @pytest.mark.parametrize(
@@ -60,14 +66,14 @@ def test_a_class_of_torch_as_optimizer() -> None:
     [(f"{HERE}:Halving", [1.0, 0.25]), (f"{{use: '{HERE}:halving', floor: 0.4}}", [1.0, 0.4])],
 )
 def test_a_function_or_class_as_schedule(use: str, factors: list[float]) -> None:
-    schedule = build_schedule(recipe(schedule=use))
+    schedule = build_schedule(recipe(schedule=use).schedule)
     assert [schedule.factor(step, 10) for step in (0, 2)] == factors
 
 
 def test_what_does_not_fit_is_refused_with_its_place() -> None:
     wrong = recipe(objective=f"{HERE}:Nothing", schedule=f"{HERE}:Nothing")
-    for build in (build_objective, build_schedule):
+    for build in (lambda: build_objective(wrong), lambda: build_schedule(wrong.schedule)):
         with pytest.raises(ModelwrightError, match=r"Nothing' gave .* does not fit") as caught:
-            build(wrong)
+            build()
         assert caught.value.where.startswith("command line (")
         assert caught.value.remedy

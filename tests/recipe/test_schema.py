@@ -49,7 +49,7 @@ def test_shipped_recipes_load_and_come_back_equal(name: str) -> None:
         ("evaluation.metrics=[acuracy]", "there is no metric named 'acuracy'", "did you mean 'accuracy'?"),
         ("evaluation.every=0", "more than zero", "steps"),
         ("saving.keep=0", "more than zero", "resume"),
-        ("plan.precision=fp16", "one of auto, fp32, bf16", "did you mean 'bf16'?"),
+        ("plan.precision=pf16", "one of auto, fp32, tf32, bf16", "did you mean 'fp16'?"),
         ("plan.workers=0", "at least 1", "auto"),
         ("launch.port=99999", "between 1 and 65535", "leave it out"),
         ("optimizer.lr=-1", "lr", "learning rate"),

@@ -85,7 +85,7 @@ def prepare(
 
 
 def stepping(prepared: Prepared, stop: Any = lambda: False) -> Iterator[Step]:
-    return steps(prepared.update, prepared.loader(), prepared.state, prepared.group, stop)
+    return steps(prepared.updates, prepared.loader(), prepared.state, prepared.group, stop)
 
 
 def snapshot(prepared: Prepared) -> dict[str, Tensor]:

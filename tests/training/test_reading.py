@@ -40,7 +40,7 @@ def test_a_later_change_is_not_seen() -> None:
 def test_no_gradient_is_kept_alive() -> None:
     weight = torch.ones(3, requires_grad=True)
     reading = Reading([weight.square().sum()])
-    assert not reading._host.requires_grad
+    assert all(type(value) is float for value in reading.values())
 
 
 @pytest.mark.gpu

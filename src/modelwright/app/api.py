@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -31,8 +31,9 @@ from modelwright.data.memory import splits_of
 from modelwright.models.attention import attention_kernels
 from modelwright.objectives import Objective
 from modelwright.objectives.function import FunctionObjective
-from modelwright.optim import OptimizerTechnique, Schedule
+from modelwright.optim import AverageTechnique, OptimizerTechnique, Schedule
 from modelwright.optim.adamw import AdamW
+from modelwright.optim.rules import GroupRule
 from modelwright.optim.schedules.cosine import Cosine
 from modelwright.planning.request import PlanRequest
 from modelwright.planning.search import default_plan, measured
@@ -41,6 +42,8 @@ from modelwright.training.budget import steps_of
 from modelwright.training.measure import measure
 from modelwright.training.settings import Budget, Evaluation, Saving
 from modelwright.training.training import Prepared, Training
+from modelwright.training.updating import Updating
+from modelwright.training.watching import Watch
 
 _BUDGETS = "write for example '500 steps', '20k samples', '5M tokens', '3 epochs' or '90s'"
 _OBJECTIVES = (
@@ -86,8 +89,13 @@ def train(
     clip: float | None = 1.0,
     seed: int = 0,
     precision: str = "fp32",
+    groups: Sequence[GroupRule] = (),
+    updates: Mapping[str, Updating] | None = None,
+    averaging: AverageTechnique | None = None,
     evaluation: Evaluation | None = None,
     saving: Saving | None = None,
+    watch: Watch | None = None,
+    plan: PlanRequest | None = None,
     run: str | Path | None = None,
     quiet: bool = False,
 ) -> Result:
@@ -105,8 +113,15 @@ def train(
         batch: samples per step, over all processes.
         clip: largest global gradient norm, or ``None``.
         seed: of the data order and of dropout.
-        precision: ``fp32`` or ``bf16``.
+        precision: a name of ``modelwright.parallel.PRECISIONS``, such as ``fp32`` or ``bf16``.
+        groups: rules that change the optimizer's settings by name of parameter.
+        updates: several updates by name, each with its own parameters, optimizer and schedule, instead of
+            ``optimizer``, ``schedule``, ``groups`` and ``clip``.
+        averaging: an average of the weights, which is then what is scored and kept.
         evaluation, saving: when to score held-out data, when to write checkpoints.
+        watch: looking into the run while it trains.
+        plan: further wishes, such as ``recompute``, ``compile``, ``micro_batch``; nothing is measured here, so ``auto``
+            takes the usual value.
         run: name of the run, below ``runs/``, or a path; a fresh name where it is ``None``. A run that was
             stopped, interrupted or failed goes on where it stood, in as many processes as there are now.
         quiet: show nothing.
@@ -127,15 +142,20 @@ def train(
         budget=_budget(budget),
         clip=clip,
         seed=seed,
+        groups=tuple(groups),
+        updates=dict(updates or {}),
+        averaging=averaging,
         evaluation=evaluation or Evaluation(),
         saving=saving or Saving(),
+        watch=watch or Watch(),
     )
+    request = replace(plan or PlanRequest(), precision=precision)  # type: ignore[arg-type]
     check_targets(training.objective, training.data)
     with world() as mesh:
         console = Console(stderr=True, quiet=quiet or mesh.rank != 0)
         with listening(speaker(console)), _recorded(run, mesh) as record:
             with _removed_unless_begun(record, mesh), logged(record) if mesh.rank == 0 else nullcontext():
-                prepared = Prepared(training, _plan(training, record, mesh, precision), mesh)
+                prepared = Prepared(training, _plan(training, record, mesh, request), mesh)
             with stop_requested() as stop, TrainingScreen(console, total=prepared.plan.steps) as screen:
                 summary = run_training(prepared, record, stop=stop, show=screen.show)
             if mesh.rank == 0:
@@ -270,16 +290,16 @@ def _same_budget(plan: Plan, training: Training) -> Plan:
     return plan
 
 
-def _plan(training: Training, run: Run, mesh: Mesh, precision: str) -> Plan:
+def _plan(training: Training, run: Run, mesh: Mesh, wished: PlanRequest) -> Plan:
     """The run's own plan where it is resumed; else the usual values, with a budget of time measured."""
     # Gathered, so that no rank takes the plan that rank 0 is about to write for an earlier one.
     if mesh.world.gather(run.plan() is not None)[0]:
         plan = planned(run)
-        _check_same_precision(plan, precision)
+        _check_same_precision(plan, wished.precision)
         plan = _in_this_world(_same_budget(plan, training), training, mesh)
         return run.write_plan(plan) if mesh.rank == 0 else plan
-    request = PlanRequest(workers=mesh.world.size, threads=torch.get_num_threads(), precision=precision)  # type: ignore[arg-type]
-    kernels = attention_kernels(training.model)
+    request = replace(wished, workers=mesh.world.size, threads=torch.get_num_threads())
+    kernels = attention_kernels(training.model, mesh.device.type)
     plan = default_plan(request, detect(), batch=training.batch, kernels=kernels, launched=False)
     seconds = None
     if training.budget.time is not None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
 
 from modelwright.app.places import data_cache
 from modelwright.base.errors import ModelwrightError
@@ -17,10 +16,11 @@ from modelwright.base.files import make_folder, read_json, write_json
 from modelwright.data import Splits, Tokenizer, TokenizerTechnique
 from modelwright.data.manifest import NAME as MANIFEST
 from modelwright.data.manifest import check
-from modelwright.optim import Optimizer
+from modelwright.optim import AverageTechnique
 from modelwright.recipe import Recipe, load_recipe
-from modelwright.recipe.build import build_model, filled_model, open_data, reopen_data
-from modelwright.recipe.own import build_objective, build_optimizer, build_schedule
+from modelwright.recipe.build import filled_model, open_data, reopen_data
+from modelwright.recipe.own import OwnOptimizer, build_objective, build_schedule, updating_of
+from modelwright.recipe.weights import begun_model
 from modelwright.runs import Run
 from modelwright.training.training import Training
 
@@ -45,13 +45,15 @@ def prepare(recipe: Recipe, run: Run) -> Splits:
     return data
 
 
-def assemble(run: Run, *, with_data: bool = True) -> Training:
+def assemble(run: Run, *, with_data: bool = True, begin: bool = True) -> Training:
     """The training that the run's recipe describes; the model's first weights follow from the seed.
 
     Args:
         run: the run.
         with_data: ``False`` takes a language model's tokenizer from the run and leaves its data alone, which may
             be gone: enough to generate text. A run that holds no tokenizer needs its data all the same.
+        begin: ``False`` where trained weights are loaded next: what the run started from may be gone. An objective
+            that compares with the start has it read all the same.
 
     Raises:
         ModelwrightError: the run's data is gone, or is not what it was trained on.
@@ -59,19 +61,26 @@ def assemble(run: Run, *, with_data: bool = True) -> Training:
     recipe = load_recipe(run.recipe_path)
     data = None if with_data else _only_tokenizer(recipe, run)
     data = data or _prepared(recipe, run)
-    torch.manual_seed(recipe.seed)
+    objective = build_objective(recipe)
     return Training(
-        model=build_model(filled_model(recipe, data.facts)),
+        model=begun_model(recipe, filled_model(recipe, data.facts), start=begin or hasattr(objective, "build")),
         data=data,
-        objective=build_objective(recipe),
-        optimizer=_RecipeOptimizer(recipe),
-        schedule=build_schedule(recipe),
+        objective=objective,
+        optimizer=OwnOptimizer(recipe.optimizer),
+        schedule=build_schedule(recipe.schedule),
+        momentum_schedule=build_schedule(recipe.momentum_schedule),
+        weight_decay_schedule=build_schedule(recipe.weight_decay_schedule),
+        groups=recipe.groups,
+        updates={name: updating_of(recipe, settings) for name, settings in recipe.updates.items()},
+        averaging=cast(AverageTechnique | None, recipe.averaging),
+        loss_scale=recipe.loss_scale,
         batch=recipe.batch,
         budget=recipe.budget,
         clip=recipe.clip,
         seed=recipe.seed,
         evaluation=recipe.evaluation,
         saving=recipe.saving,
+        watch=recipe.watch,
     )
 
 
@@ -179,15 +188,3 @@ class _Blank:
     def __getitems__(self, positions: Positions) -> Batch:
         blank = torch.full((len(positions), self.context), self.end_of_text)
         return {"inputs": blank, "targets": blank.clone()}
-
-
-@dataclass(frozen=True)
-class _RecipeOptimizer:
-    """The recipe's optimizer as a technique, be it ours, the user's or torch's."""
-
-    recipe: Recipe
-
-    sees: ClassVar[Literal["elements", "tensors"]] = "tensors"
-
-    def build(self, model: nn.Module) -> Optimizer:
-        return build_optimizer(self.recipe, model)

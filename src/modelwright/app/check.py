@@ -10,16 +10,23 @@ from torch import Tensor, nn
 
 from modelwright.base.cluster import Cluster
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.patterns import matching
 from modelwright.data import Dataset, Splits
 from modelwright.data.batches import read
 from modelwright.launch.environment import checked_port
+from modelwright.models.freezing import freeze
 from modelwright.objectives import METRICS, Objective
 from modelwright.objectives.function import FunctionObjective
+from modelwright.parallel import PRECISIONS
 from modelwright.parallel.program import LocalProgram
+from modelwright.parallel.recompute import recomputed
 from modelwright.planning.search import check_share, check_workers
 from modelwright.recipe import Recipe
 from modelwright.recipe.build import build_model, filled_model
-from modelwright.recipe.own import build_objective
+from modelwright.recipe.own import build_objective, updating_of
+from modelwright.recipe.weights import begun_model
+from modelwright.training.training import begun
+from modelwright.training.updating import shares
 
 SAMPLES = 2
 SMALL = 100_000_000  # Parameters; up to here a model that cannot run on the meta device is tried for real.
@@ -40,6 +47,31 @@ def check_launch(recipe: Recipe, cluster: Cluster) -> None:
         except ModelwrightError as error:
             error.where = "launch.port"
             raise
+
+
+def check_techniques(recipe: Recipe, model: nn.Module, cluster: Cluster) -> None:
+    """Refuse names that fit nothing in the model, and number formats that the machine lacks.
+
+    Args:
+        recipe: what is asked for.
+        model: built from it, be it on the meta device; the recipe's frozen parameters are frozen in it.
+        cluster: where it is to run.
+
+    Raises:
+        ModelwrightError: naming the field.
+    """
+    plan = recipe.plan
+    if plan.precision != "auto":
+        PRECISIONS.resolve(plan.precision)().check(torch.device(cluster.device))
+    if plan.recompute != "auto":
+        recomputed(model, plan.recompute)
+    if recipe.freeze:
+        freeze(model, recipe.freeze)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for number, rule in enumerate(recipe.groups):
+        matching(names, rule.names, f"groups[{number}].names")
+    if recipe.updates:
+        shares(model, {name: updating_of(recipe, settings) for name, settings in recipe.updates.items()})
 
 
 def check_model(recipe: Recipe, data: Splits) -> nn.Module:
@@ -66,7 +98,15 @@ def check_model(recipe: Recipe, data: Splits) -> nn.Module:
             model = build_model(config)
         if sum(parameter.numel() for parameter in model.parameters()) <= SMALL:
             _try(model, objective, data, metrics, torch.device("cpu"))
+    _check_beginning(recipe, config, model)
     return model
+
+
+def _check_beginning(recipe: Recipe, config: object, model: nn.Module) -> None:
+    """Try how the weights begin, where that costs little; a large model finds out when its workers start."""
+    asked = recipe.initial or recipe.start is not None or recipe.freeze
+    if asked and sum(parameter.numel() for parameter in model.parameters()) <= SMALL:
+        begun_model(recipe, config)
 
 
 def check_metrics(objective: Objective, metrics: Sequence[str]) -> None:
@@ -102,6 +142,7 @@ def check_targets(objective: Objective, data: Splits, samples: int = 256) -> Non
 
 
 def _try(model: nn.Module, objective: Objective, data: Splits, metrics: Sequence[str], device: torch.device) -> None:
+    objective = begun(objective, model)
     program = LocalProgram(model, objective, device=device)
     model.eval()
     with torch.no_grad():

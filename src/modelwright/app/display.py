@@ -27,6 +27,8 @@ _PARTS = {"held-out": "held out", "held-out-part": "held out (a part)"}
 _NARROW = 30  # columns, below which words are not wrapped any more
 Row = Mapping[str, Any]
 
+_NO_SCORE = ("seconds", "time")
+
 
 class Told(Protocol):
     """An event, as it happens or as it was logged."""
@@ -90,7 +92,7 @@ class TrainingScreen:
         if row["kind"] == "step":
             self._step(row)
         elif row["kind"] == "evaluation":
-            scores = {name: value for name, value in row.items() if isinstance(value, float) and name != "seconds"}
+            scores = {name: value for name, value in row.items() if isinstance(value, float) and name not in _NO_SCORE}
             shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
             self._console.print(
                 f"  step {row['step']}: {_PARTS.get(row['part'], row['part'])}: {shown}", highlight=False

@@ -10,9 +10,11 @@ from modelwright.base.plan import Plan
 from modelwright.base.units import count_text, seconds_text
 from modelwright.data import Splits
 from modelwright.planning.request import PlanRequest
-from modelwright.planning.search import Measure, choose, default_plan, measured
+from modelwright.planning.search import Measure, choose, choose_compiled, default_plan, measured
 from modelwright.training.budget import steps_of
 from modelwright.training.settings import Budget
+
+COMPILING_PAYS = 1800.0  # Seconds of training from which it is worth a minute or two to find out.
 
 
 def make_plan(
@@ -40,6 +42,11 @@ def make_plan(
             plan = measured(plan, measure(plan), batch)
     seconds = plan.prediction.step_seconds if plan.prediction else None
     steps = steps_of(budget, batch=batch, dataset=data.train, step_seconds=seconds)
+    if request.measure and request.compile == "auto" and seconds is not None and steps * seconds > COMPILING_PAYS:
+        plan = choose_compiled(plan, batch=batch, measure=measure)
+        if budget.time is not None and plan.prediction is not None:
+            seconds = plan.prediction.step_seconds
+            steps = steps_of(budget, batch=batch, dataset=data.train, step_seconds=seconds)
     return replace(plan, steps=steps)
 
 
@@ -50,6 +57,9 @@ def describe(plan: Plan) -> str:
         f"micro-batch {plan.micro_batch}",
         plan.precision,
         *([f"{plan.attention} attention"] if plan.attention else []),
+        *([f"recompute {plan.recompute}"] if plan.recompute != "none" else []),
+        *(["compiled"] if plan.compile else []),
+        *(["moments offloaded"] if plan.offload != "none" else []),
         f"{count_text(plan.steps)} steps",
     ]
     if plan.prediction:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
             for record in prepared.run(run.checkpoints, stop, recorder.flush):
                 recorder(record)
         if writes:
-            export_weights(prepared.program.model, _weights(run))
+            with prepared.weights.shown():
+                export_weights(prepared.program.model, _weights(run))
             run.update(status=_status(prepared), summary=recorder.summary)
         return recorder.summary | {"status": _status(prepared)}
 
@@ -83,7 +85,7 @@ def _weights(run: Run) -> Path:
 
 
 def _status(prepared: Prepared) -> Status:
-    return "finished" if prepared.state.step >= prepared.state.total else "stopped"
+    return "finished" if prepared.complete else "stopped"
 
 
 @contextmanager
@@ -122,6 +124,7 @@ class Recorder:
         self._waiting: deque[Step] = deque()
         self._tokens = tokens_per_sample(prepared.training.data.train)
         self._taken: list[float] = []
+        self._asked: tuple[float, int] | None = None
         parameters = sum(parameter.numel() for parameter in prepared.program.model.parameters())
         self.summary: Row = {"parameters": parameters, "steps": state.step}
         for row in before:
@@ -166,16 +169,17 @@ class Recorder:
         coefficients = self._prepared.training.objective.coefficients
         losses = step.losses
         loss = sum(coefficients.get(term, 1.0) * value for term, value in losses.items())
-        memory = peak_bytes(self._prepared.program.device)
+        memory = self._peak(step)
         row: Row = {
             "kind": "step",
             "step": step.number,
             "loss": loss,
             **({f"loss/{term}": value for term, value in losses.items()} if len(losses) > 1 else {}),
-            "learning_rate": step.learning_rate,
-            "gradient_norm": step.gradient_norm,
+            **_by_update("learning_rate", step.learning_rates),
+            **_by_update("gradient_norm", step.gradient_norms),
             "samples": step.samples,
             **({"tokens": step.samples * self._tokens} if self._tokens else {}),
+            "time": time.time(),
             "seconds": step.seconds,
             "step_seconds": step.step_seconds,
             "memory_bytes": memory,
@@ -183,6 +187,12 @@ class Recorder:
         }
         self._summarise(row)
         return row
+
+    def _peak(self, step: Step) -> int:
+        """The peak so far; asking the system costs more than a small step, so it is asked every half second."""
+        if not self._asked or step.seconds - self._asked[0] > 0.5:
+            self._asked = (step.seconds, peak_bytes(self._prepared.program.device))
+        return self._asked[1]
 
     def _summarise(self, row: Row) -> None:
         self._taken.append(row["step_seconds"])
@@ -202,7 +212,14 @@ class Recorder:
         return {
             "kind": "evaluation",
             "step": record.step,
+            "time": time.time(),
             "seconds": self._prepared.state.seconds,
             **record.scores,
             "part": "held-out" if record.whole else "held-out-part",
         }
+
+
+def _by_update(name: str, values: Mapping[str, float]) -> Row:
+    """The first update's number under the plain name, those of further ones as ``NAME/UPDATE``."""
+    (_, first), *rest = values.items()
+    return {name: first, **{f"{name}/{update}": value for update, value in rest}}

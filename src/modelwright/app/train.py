@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from modelwright.app.assemble import prepare
-from modelwright.app.check import check_launch, check_model
+from modelwright.app.check import check_launch, check_model, check_techniques
 from modelwright.app.display import announce_plan, announce_run, speaker
 from modelwright.app.located import located
 from modelwright.app.placing import PRELOAD
@@ -78,7 +78,9 @@ def _planned(recipe: Recipe, run: Run, warm: Warm, console: Console) -> Plan:
         run.write_recipe(to_yaml(recipe))
         with console.status("preparing the data"):
             data = prepare(recipe, run)
-        kernels = attention_kernels(check_model(recipe, data))
+        model, cluster = check_model(recipe, data), detect()
+        check_techniques(recipe, model, cluster)
+        kernels = attention_kernels(model, cluster.device)
         with console.status("measuring plans in the real loop"):
             plan = _plan(recipe, run, data, kernels, warm)
     except RunFailed as error:

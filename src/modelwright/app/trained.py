@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from modelwright.app.assemble import assemble
 from modelwright.app.trust import check_trust
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.attention import set_attention
+from modelwright.models.attention import attention_kernels, set_attention
 from modelwright.models.source import load_weights
 from modelwright.runs import Run
 from modelwright.training import checkpoints
-from modelwright.training.training import Training
+from modelwright.training.training import Training, begun
 
 
 def open_trained(run: Run, *, trust: bool = False, with_data: bool = True) -> tuple[Training, int]:
@@ -24,10 +25,11 @@ def open_trained(run: Run, *, trust: bool = False, with_data: bool = True) -> tu
     """
     check_trust(run, trust)
     weights, step = newest_weights(run)
-    training = assemble(run, with_data=with_data)
+    training = assemble(run, with_data=with_data, begin=False)
+    training = replace(training, objective=begun(training.objective, training.model))
     load_weights(training.model, weights)
     plan = run.plan()
-    if plan is not None and plan.attention is not None:
+    if plan is not None and plan.attention in attention_kernels(training.model):
         set_attention(training.model, plan.attention)  # the kernels round differently
     return training, step
 
@@ -47,7 +49,7 @@ def newest_weights(run: Run) -> tuple[Path, int]:
         if step <= final_step:
             break
         if (damage := checkpoints.find_damage(path)) is None:
-            return path / "model.safetensors", step
+            return checkpoints.weights_of(path), step
         damages.append(f"{path.name}: {damage}")
     if final_step >= 0:
         return final, final_step

@@ -10,7 +10,19 @@ from typing import Any
 
 from modelwright.base.errors import MissingExtra, ModelwrightError, nearest
 
-_EXTRAS = {"tokenizers": "text", "plotly": "report", "sklearn": "sklearn"}
+_EXTRAS = {
+    "tokenizers": "text",
+    "jinja2": "text",
+    "plotly": "report",
+    "sklearn": "sklearn",
+    "pyarrow": "parquet",
+    "PIL": "images",
+    "scipy": "audio",
+    "transformers": "transformers",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "torchao": "fp8",
+}
 
 
 @dataclass(frozen=True, eq=False)

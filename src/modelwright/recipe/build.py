@@ -16,7 +16,7 @@ from modelwright.recipe.foreign import Foreign, constructed
 from modelwright.recipe.load import Loaded
 from modelwright.recipe.schema import Recipe
 
-_FACTS = ("vocabulary", "features", "classes")
+_FACTS = ("vocabulary", "features", "classes", "channels", "image_size", "samples")
 
 
 def open_data(loaded: Loaded[Recipe] | Recipe, cache: Path) -> tuple[Path, Splits]:

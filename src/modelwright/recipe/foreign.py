@@ -10,18 +10,18 @@ from typing import Any, get_type_hints
 from modelwright.base.choice import import_path, is_import_path
 from modelwright.base.errors import ModelwrightError
 from modelwright.data import DATA, TOKENIZERS
-from modelwright.models import MODELS
+from modelwright.models import INITIALS, MODELS
 from modelwright.objectives import METRICS, OBJECTIVES
-from modelwright.optim import OPTIMIZERS, SCHEDULES
+from modelwright.optim import AVERAGES, OPTIMIZERS, SCHEDULES
 from modelwright.recipe.hints import REQUIRED, Slot, is_simple
 from modelwright.recipe.tree import Fields, Leaf, Node, grow
 
-FAMILIES = (DATA, TOKENIZERS, MODELS, OBJECTIVES, METRICS, OPTIMIZERS, SCHEDULES)
+FAMILIES = (DATA, TOKENIZERS, MODELS, INITIALS, OBJECTIVES, METRICS, OPTIMIZERS, SCHEDULES, AVERAGES)
 OURS = frozenset(path for family in FAMILIES for path in family.listing.values())
 """The listed techniques. Anything else is foreign, even from our own modules: they import others' functions."""
 
 SUPPLIED: Mapping[str, frozenset[str]] = {
-    "model": frozenset({"vocabulary", "features", "classes"}),
+    "model": frozenset({"vocabulary", "features", "classes", "channels", "image_size", "samples"}),
     "objective": frozenset({"model", "batch"}),
     "optimizer": frozenset({"model", "params", "parameters"}),
     "schedule": frozenset({"step", "total"}),

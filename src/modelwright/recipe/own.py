@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast, overload
 
 from torch import nn
 
@@ -12,9 +12,11 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.objectives import Objective
 from modelwright.objectives.function import FunctionObjective
 from modelwright.optim import Optimizer, Schedule
+from modelwright.optim.closure import check_closure_free
 from modelwright.optim.groups import trainable
 from modelwright.recipe.foreign import Foreign
-from modelwright.recipe.schema import Recipe
+from modelwright.recipe.schema import Recipe, UpdateSettings
+from modelwright.training.updating import Updating
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -36,13 +38,12 @@ def build_objective(recipe: Recipe) -> Objective:
     raise _unfit(objective, found, "a function (model, batch), or a class with counts, forward and loss")
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
+def build_optimizer(technique: Any, model: nn.Module) -> Optimizer:
     """The optimizer of a model's trainable parameters; any class in the manner of ``torch.optim`` will do.
 
     Raises:
-        ModelwrightError: the user's class raises, or gives no optimizer.
+        ModelwrightError: the user's class raises, gives no optimizer, or one that calls the model itself.
     """
-    technique: Any = recipe.optimizer
     if not isinstance(technique, Foreign):
         return cast(Optimizer, technique.build(model))
     if technique.takes("params") or technique.takes("parameters"):
@@ -51,26 +52,62 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
         found = technique.build(model) if technique.takes("model") else technique.build().build(model)
     if not all(hasattr(found, name) for name in ("param_groups", "step", "zero_grad")):
         raise _unfit(technique, found, "an optimizer with param_groups, step() and zero_grad()")
+    check_closure_free(found, technique.where)
     for group in found.param_groups:
         group.setdefault("base_lr", group["lr"])
     return cast(Optimizer, found)
 
 
-def build_schedule(recipe: Recipe) -> Schedule:
-    """The schedule; a function ``(step, total, ...) -> factor`` of the user's own becomes one.
+@overload
+def build_schedule(technique: None) -> None: ...
+
+
+@overload
+def build_schedule(technique: object) -> Schedule: ...
+
+
+def build_schedule(technique: Any) -> Schedule | None:
+    """The schedule of a configuration; a function ``(step, total, ...) -> factor`` of the user's own becomes one.
 
     Raises:
         ModelwrightError: the user's class raises, or has no ``factor(step, total)``.
     """
-    technique: Any = recipe.schedule
-    if not isinstance(technique, Foreign):
-        return cast(Schedule, technique)
+    if technique is None or not isinstance(technique, Foreign):
+        return cast(Schedule | None, technique)
     if technique.takes("step") and technique.takes("total"):
         return _Function(technique)
     found = technique.build()
     if hasattr(found, "factor"):
         return cast(Schedule, found)
     raise _unfit(technique, found, "a function (step, total), or a class with factor(step, total)")
+
+
+def updating_of(recipe: Recipe, settings: UpdateSettings) -> Updating:
+    """One of several updates; what it leaves out is the recipe's."""
+    return Updating(
+        optimizer=OwnOptimizer(settings.optimizer or recipe.optimizer),
+        schedule=build_schedule(settings.schedule or recipe.schedule),
+        momentum_schedule=build_schedule(recipe.momentum_schedule),
+        weight_decay_schedule=build_schedule(recipe.weight_decay_schedule),
+        groups=recipe.groups,
+        clip=settings.clip,
+        parameters=settings.parameters,
+        terms=settings.terms,
+        every=settings.every,
+    )
+
+
+@dataclass(frozen=True)
+class OwnOptimizer:
+    """An optimizer of a recipe as a technique, be it ours, the user's or torch's."""
+
+    technique: Any
+
+    sees: ClassVar[Literal["elements", "tensors"]] = "tensors"
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """The optimizer of the trainable parameters of ``model``."""
+        return build_optimizer(self.technique, model)
 
 
 @dataclass(frozen=True)

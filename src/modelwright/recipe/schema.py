@@ -12,11 +12,15 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveFloat
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.units import Count
 from modelwright.data import DATA
-from modelwright.models import MODELS
+from modelwright.models import INITIALS, MODELS
+from modelwright.models.start import Start
 from modelwright.objectives import OBJECTIVES
-from modelwright.optim import OPTIMIZERS, SCHEDULES
+from modelwright.optim import AVERAGES, OPTIMIZERS, SCHEDULES
+from modelwright.optim.rules import GroupRule
+from modelwright.optim.scaling import DynamicScale
 from modelwright.planning.request import PlanRequest
 from modelwright.training.settings import Budget, Evaluation, Saving
+from modelwright.training.watching import Watch
 
 _NAME = re.compile(r"\w[\w.-]*")
 
@@ -68,6 +72,35 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpdateSettings:
+    """One of several updates, each of which trains parameters of its own; a GAN has two.
+
+    Attributes:
+        parameters: patterns of the names of the parameters it trains.
+        terms: of the objective that it minimises; empty for all.
+        optimizer: null for the recipe's.
+        schedule: null for the recipe's.
+        clip: largest norm of the gradient of these parameters; null for no clipping.
+        every: it acts in every so many steps, the first one among them.
+    """
+
+    parameters: tuple[str, ...]
+    terms: tuple[str, ...] = ()
+    optimizer: Annotated[object, OPTIMIZERS] | None = None
+    schedule: Annotated[object, SCHEDULES] | None = None
+    clip: PositiveFloat | None = 1.0
+    every: Count = 1
+
+    def __post_init__(self) -> None:
+        if not self.parameters:
+            raise ModelwrightError(
+                "an update names the parameters it trains", where="parameters", remedy="add patterns"
+            )
+        if self.every < 1:
+            raise ModelwrightError(f"'every' is at least 1 step, not {self.every}", where="every")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What the user asks for.
 
@@ -75,15 +108,25 @@ class Recipe:
         name: the run's name; without one the run is named after the recipe and the time.
         seed: everything random follows from it.
         model: the model to train.
+        initial: first values of parameters by patterns of their names, instead of the model's own.
+        start: where the first weights come from, instead of from the seed.
+        freeze: patterns of names of parameters that keep their values.
         data: what it learns from.
         objective: what is minimised.
         optimizer: how the parameters are updated.
         schedule: how the learning rate changes over the run.
+        momentum_schedule: how the momentum changes; null for not at all.
+        weight_decay_schedule: how the weight decay changes; null for not at all.
+        groups: other settings of the optimizer by patterns of names; the first that fits counts.
+        updates: several updates by name, each of parameters of its own; empty for one of all.
+        averaging: an average of the weights, which is then what is scored and kept; null for none.
+        loss_scale: of precision fp16.
         batch: samples of one step, over all workers together.
         clip: largest norm of the gradient; null for no clipping.
         budget: when training ends.
         evaluation: looking at the held-out data while training.
         saving: checkpoints.
+        watch: looking into the run while it trains.
         plan: wishes about how the job runs; auto leaves them to the planner.
         launch: how worker processes are started.
     """
@@ -91,15 +134,25 @@ class Recipe:
     name: Name | None = None
     seed: NonNegativeInt = 0
     model: Annotated[object, MODELS]
+    initial: dict[str, Annotated[object, INITIALS]] = field(default_factory=dict)
+    start: Start | None = None
+    freeze: tuple[str, ...] = ()
     data: Annotated[object, DATA]
     objective: Annotated[object, OBJECTIVES]
     optimizer: Annotated[object, OPTIMIZERS]
     schedule: Annotated[object, SCHEDULES] = field(default_factory=_cosine)
+    momentum_schedule: Annotated[object, SCHEDULES] | None = None
+    weight_decay_schedule: Annotated[object, SCHEDULES] | None = None
+    groups: tuple[GroupRule, ...] = ()
+    updates: dict[str, UpdateSettings] = field(default_factory=dict)
+    averaging: Annotated[object, AVERAGES] | None = None
+    loss_scale: DynamicScale = field(default_factory=DynamicScale)
     batch: Annotated[Count, AfterValidator(_checked_batch)]
     clip: PositiveFloat | None = 1.0
     budget: Budget
     evaluation: Evaluation = field(default_factory=Evaluation)
     saving: Saving = field(default_factory=Saving)
+    watch: Watch = field(default_factory=Watch)
     plan: PlanRequest = field(default_factory=PlanRequest)
     launch: Launch = field(default_factory=Launch)
 

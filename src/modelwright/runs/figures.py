@@ -17,7 +17,9 @@ from modelwright.runs.metrics import Row, evaluations, steps
 
 LIMIT = 2000
 
-_NO_METRIC = ("kind", "step", "seconds", "part")
+_NO_METRIC = ("kind", "step", "time", "seconds", "part")
+_MODULE_NORM = "gradient_norm/"
+_MOST_MODULES = 16
 _MEMORY_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -54,6 +56,7 @@ def figures(rows: list[Row], prediction: Prediction | None = None) -> list[Figur
         memory_figure(trained, prediction),
         learning_rate_figure(trained),
         gradient_norm_figure(trained),
+        module_norms_figure([row for row in rows if row.get("kind") == "gradients"]),
     ]
     return [figure for figure in made if figure is not None]
 
@@ -120,6 +123,23 @@ def gradient_norm_figure(trained: list[Row]) -> Figure | None:
     positive = y[np.isfinite(y) & (y > 0)]
     if len(positive) and positive.max() > 100 * positive.min():
         made.layout["yaxis"]["type"] = "log"
+    return made
+
+
+def module_norms_figure(looked: list[Row]) -> Figure | None:
+    """Norms of the gradients of each module, on a logarithmic axis; of many modules those with the largest."""
+    names = list(dict.fromkeys(name for row in looked for name in row if name.startswith(_MODULE_NORM)))
+    x, columns = column(looked, "step"), {name: column(looked, name) for name in names}
+    seen = {name: y for name, y in columns.items() if np.isfinite(y).any()}
+    if not seen:
+        return None
+    largest = sorted(seen, key=lambda name: -float(np.nanmedian(np.where(np.isfinite(seen[name]), seen[name], np.nan))))
+    chosen = [name for name in seen if name in largest[:_MOST_MODULES]]
+    traces = [_line(name.removeprefix(_MODULE_NORM), x, seen[name], "other") for name in chosen]
+    more = f", the {_MOST_MODULES} largest of {len(seen)}" if len(seen) > _MOST_MODULES else ""
+    values = np.concatenate([seen[name] for name in chosen])
+    made = _figure("module-norms", f"Gradient norm by module{more}", "", traces, values)
+    made.layout["yaxis"]["type"] = "log"
     return made
 
 

@@ -192,7 +192,7 @@ def _last_evaluation(rows: list[Row]) -> list[tuple[str, str]]:
     return [
         (f"held-out {name.replace('_', ' ')}", shown(name, value))
         for name, value in last.items()
-        if name not in ("kind", "step", "seconds", "part") and isinstance(value, (int, float))
+        if name not in ("kind", "step", "time", "seconds", "part") and isinstance(value, (int, float))
     ]
 
 

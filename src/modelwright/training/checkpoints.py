@@ -17,20 +17,24 @@ from modelwright.base.events import emit
 from modelwright.base.files import file_hash, make_folder, read_json, speaking, write_json
 from modelwright.base.group import Group
 from modelwright.training.state import State
+from modelwright.training.weights import Weights
 
 FORMAT = 1
+SHOWN = "shown.safetensors"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
-def save(state: State, folder: Path, group: Group, keep: int) -> Path:
+def save(state: State, folder: Path, group: Group, keep: int, weights: Weights | None = None) -> Path:
     """Write ``folder/step-N`` and drop all but the newest ``keep``; rank 0 writes, the others wait.
+
+    Where the weights to be scored are not those in training, ``weights`` has them written too.
 
     Raises:
         ModelwrightError: disk full, no permission.
     """
     target = folder / f"step-{state.step:08d}"
     if group.rank == 0 and (not target.exists() or find_damage(target)):
-        _write(state, target)
+        _write(state, target, weights)
         _drop_others(target, keep)
     group.barrier()
     return target
@@ -61,8 +65,19 @@ def find_newest(folder: Path) -> Path | None:
 
 def load(state: State, path: Path) -> None:
     """Load one checkpoint into ``state``."""
-    numbers = _numbers(path)
-    state.load(read_tensors(path / "model.safetensors"), read_tensors(path / "optimizer.safetensors"), numbers)
+    numbers, further = _numbers(path), path / "further.safetensors"
+    state.load(
+        read_tensors(path / "model.safetensors"),
+        read_tensors(path / "optimizer.safetensors"),
+        numbers,
+        read_tensors(further) if further.exists() else {},
+    )
+
+
+def weights_of(path: Path) -> Path:
+    """The file of a checkpoint with the weights to be scored: averages where there are any."""
+    shown = path / SHOWN
+    return shown if shown.exists() else path / "model.safetensors"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -94,22 +109,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelwrightError(f"cannot read the tensors: {error}", where=str(path)) from error
 
 
-def _write(state: State, target: Path) -> None:
+def _write(state: State, target: Path, weights: Weights | None) -> None:
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
     try:
         with speaking(partial):
-            _fill(partial, state)
+            _fill(partial, state, weights)
             shutil.rmtree(target, ignore_errors=True)  # if it is there, it is damaged
             partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would be in the way
 
 
-def _fill(folder: Path, state: State) -> None:
+def _fill(folder: Path, state: State, weights: Weights | None) -> None:
     _save_tensors(state.model_tensors(), folder / "model.safetensors")
     _save_tensors(state.optimizer_tensors(), folder / "optimizer.safetensors")
+    if further := state.further_tensors():
+        _save_tensors(further, folder / "further.safetensors")
+    if weights is not None and weights.averaged:
+        with weights.shown():
+            _save_tensors(state.model_tensors(), folder / SHOWN)
     write_json(folder / "state.json", {"format": FORMAT, **state.numbers()})
     files = {path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in sorted(folder.iterdir())}
     write_json(folder / "manifest.json", {"format": FORMAT, "files": files})

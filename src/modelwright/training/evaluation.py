@@ -65,15 +65,16 @@ class _Tally:
 
     def add(self, batch: dict[str, torch.Tensor]) -> None:
         objective = self._program.objective
-        outputs = self._program.forward(batch)
-        counts, totals = objective.counts(batch), objective.loss(outputs, batch)
+        with self._program.computing():  # outputs may be the features of a head that is still to be applied
+            outputs = self._program.forward(batch)
+            counts, totals = objective.counts(batch), objective.loss(outputs, batch)
+            for metric in self._metrics.values():
+                metric.update(outputs, batch)
         check_terms(counts, totals)
         for term, count in counts.items():
             self._accumulate(f"count/{term}", count)
         for term, total in totals.items():
             self._accumulate(f"total/{term}", total)
-        for metric in self._metrics.values():
-            metric.update(outputs, batch)
 
     def result(self, group: Group) -> dict[str, float]:
         sums = _added(group.gather({name: value.cpu() for name, value in self._sums.items()}))

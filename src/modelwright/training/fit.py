@@ -44,6 +44,9 @@ def fit(
     evaluate_every: int | None = None,
     save: Callable[[], Path] | None = None,
     save_due: Callable[[], bool] = lambda: False,
+    judge: Callable[[dict[str, float]], None] = lambda scores: None,
+    ended: Callable[[], bool] = lambda: False,
+    settle: Callable[[], None] = lambda: None,
 ) -> Iterator[Record]:
     """Run ``training`` to its end, or until it stops, evaluating and saving on the way.
 
@@ -57,6 +60,9 @@ def fit(
         save: writes a checkpoint; a collective.
         evaluate_every: steps between evaluations; ``None`` for only at the end.
         save_due: asked on every rank after each step; all answer alike.
+        judge: hears the scores on the way.
+        ended: whether the run is complete before its last step, after which ``training`` stops of itself.
+        settle: called once when the run is complete and saved: puts the weights in place that are to be kept.
 
     Yields:
         Every step, evaluation and checkpoint, in the order they happen.
@@ -66,11 +72,15 @@ def fit(
         yield step
         last = state.step >= state.total
         if evaluate and evaluate_every and state.step % evaluate_every == 0 and not last:
-            yield Evaluated(step=state.step, whole=False, scores=evaluate(False))
+            scores = evaluate(False)
+            yield Evaluated(step=state.step, whole=False, scores=scores)
+            judge(scores)
         if save and save_due() and not last:
             yield Saved(step=state.step, path=save())
             saved_at = state.step
     if save and state.step > saved_at:
         yield Saved(step=state.step, path=save())
-    if evaluate and state.step >= state.total:
-        yield Evaluated(step=state.step, whole=True, scores=evaluate(True))
+    if ended() or state.step >= state.total:
+        settle()
+        if evaluate:
+            yield Evaluated(step=state.step, whole=True, scores=evaluate(True))

@@ -29,7 +29,7 @@ def measure(prepared: Prepared, *, seconds: float = 1.0, at_least: int = 2, limi
     """
     prepared.state.total = 1_000_000_000
     watch = _enough(seconds, at_least, limit)
-    training = steps(prepared.update, prepared.loader(), prepared.state, prepared.group, watch)
+    training = steps(prepared.updates, prepared.loader(), prepared.state, prepared.group, watch)
     taken = [_finished(step.step_seconds, prepared) for step in training][WARM_UP:]
     peaks = prepared.group.gather({"peak": peak_bytes(prepared.program.device), "steps": taken})
     slowest = [max(rank["steps"][number] for rank in peaks) for number in range(len(taken))]

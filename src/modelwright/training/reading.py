@@ -15,16 +15,21 @@ class Reading:
     queued; only :meth:`values` waits, and by then (a step later) there is nothing to wait for.
     """
 
-    def __init__(self, scalars: Sequence[Tensor]) -> None:
-        packed = torch.stack([scalar.detach().double() for scalar in scalars])
+    def __init__(self, scalars: Sequence[Tensor | float]) -> None:
         self._event: torch.cuda.Event | None = None
-        if packed.is_cuda:
-            self._host = torch.empty_like(packed, device="cpu", pin_memory=True)
-            self._host.copy_(packed, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
+        self._host: Tensor | None = None
+        if any(isinstance(scalar, Tensor) and scalar.is_cuda for scalar in scalars):
+            self._send(scalars)
         else:
-            self._host = packed
+            self._values = [float(scalar.item() if isinstance(scalar, Tensor) else scalar) for scalar in scalars]
+
+    def _send(self, scalars: Sequence[Tensor | float]) -> None:
+        device = next(scalar.device for scalar in scalars if isinstance(scalar, Tensor) and scalar.is_cuda)
+        packed = torch.stack([torch.as_tensor(scalar, device=device).detach().double() for scalar in scalars])
+        self._host = torch.empty_like(packed, device="cpu", pin_memory=True)
+        self._host.copy_(packed, non_blocking=True)
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._event.record()
 
     @property
     def immediate(self) -> bool:
@@ -36,4 +41,6 @@ class Reading:
         if self._event is not None:
             self._event.synchronize()
             self._event = None
-        return [float(value) for value in self._host.tolist()]
+        if self._host is not None:
+            self._values, self._host = self._host.tolist(), None
+        return self._values

@@ -68,13 +68,33 @@ class Evaluation:
         every: steps between two evaluations; none means at the end only.
         samples: held-out samples looked at each time; none means all of them.
         metrics: names of the metrics, or import paths; empty means the objective's own.
+        patience: evaluations without a gain after which training ends and the best weights are restored; none means
+            that the budget alone ends it.
+        minimum_gain: less than this, in the unit of the score, is no gain.
+        monitor: the score that is watched: loss, or a metric.
     """
 
     every: int | None = None
     samples: Count | None = None
     metrics: tuple[Annotated[str, METRICS], ...] = ()
+    patience: int | None = None
+    minimum_gain: float = 0.0
+    monitor: str = "loss"
 
     def __post_init__(self) -> None:
+        _positive("patience", self.patience, "a number of evaluations, or null to train to the end of the budget")
+        if self.patience is not None and self.every is None:
+            raise ModelwrightError(
+                "patience counts evaluations on the way, and there are none",
+                where="every",
+                remedy="add the steps between two evaluations, for example  evaluation: {every: 100, patience: 5}",
+            )
+        if not self.minimum_gain >= 0:
+            raise ModelwrightError(
+                f"'minimum_gain' is at least 0, not {self.minimum_gain:g}",
+                where="minimum_gain",
+                remedy="give 0 or more",
+            )
         _positive("every", self.every, "a number of steps, or null for the end only")
         _positive("samples", self.samples, "a number of samples, or null for all of them")
         for name in {name for name in self.metrics if self.metrics.count(name) > 1}:

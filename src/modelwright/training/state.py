@@ -8,15 +8,40 @@ saved for a resumed run to repeat them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.optim import Optimizer
+from modelwright.optim import Average, Optimizer
 from modelwright.optim.state import changed_settings, group_settings, load_optimizer_state, optimizer_state
+
+
+class Numbers(Protocol):
+    """A part of the state that is a few numbers: a loss scale, a schedule that looks at scores."""
+
+    def state(self) -> dict[str, Any]:
+        """JSON-ready."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Become what :meth:`state` described."""
+        ...
+
+
+class Tensors(Protocol):
+    """A part of the state that is tensors: averages of weights, the best ones so far."""
+
+    def state(self) -> dict[str, Tensor]:
+        """By name."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Become what :meth:`state` described."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -25,13 +50,15 @@ class State:
 
     Attributes:
         model: holds parameters and buffers.
-        optimizer: holds the moments.
+        optimizer: holds the moments; several are joined.
         batch: samples per step, over all workers.
         seed: of the data order and of dropout.
         total: steps in all, as schedules see it.
         step: attempted so far.
         samples: drawn so far.
         seconds: spent in steps so far, over all sittings.
+        averages: of the weights, if any.
+        numbers_of, tensors_of: further parts by name.
     """
 
     model: nn.Module
@@ -42,10 +69,18 @@ class State:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
+    averages: Average | None = None
+    numbers_of: dict[str, Numbers] = field(default_factory=dict)
+    tensors_of: dict[str, Tensors] = field(default_factory=dict)
     _built: list[dict[str, Any]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._built = group_settings(self.optimizer)
+
+    def average(self) -> None:
+        """Let the averages take in the weights as they are."""
+        if self.averages is not None:
+            self.averages.update(self.step, self.total)
 
     def advance(self, seconds: float) -> None:
         """Count one more step."""
@@ -75,9 +110,15 @@ class State:
         changed = changed_settings(self.optimizer, self._built)
         return {**optimizer_state(self.optimizer, self.names()), **changed}
 
+    def further_tensors(self) -> dict[str, Tensor]:
+        """Those of the further parts, as ``PART/NAME``."""
+        parts: dict[str, Tensors] = {**self.tensors_of, **({"averages": self.averages} if self.averages else {})}
+        return {f"{part}/{name}": tensor for part, held in parts.items() for name, tensor in held.state().items()}
+
     def numbers(self) -> dict[str, Any]:
         """Everything that is no tensor, JSON-ready."""
         return {
+            "parts": {name: part.state() for name, part in self.numbers_of.items()},
             "step": self.step,
             "total": self.total,
             "batch": self.batch,
@@ -86,17 +127,41 @@ class State:
             "seconds": self.seconds,
         }
 
-    def load(self, model: dict[str, Tensor], optimizer: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    def load(
+        self,
+        model: dict[str, Tensor],
+        optimizer: dict[str, Tensor],
+        numbers: dict[str, Any],
+        further: dict[str, Tensor],
+    ) -> None:
         """Take over a saved state.
 
         Raises:
             ModelwrightError: names, types or shapes differ from this model's, or what places the samples differs.
         """
         self._check_same_order(numbers)
+        self._check_same_parts(numbers.get("parts", {}), further)
         _check_same(self.model.state_dict(), model)
         self.model.load_state_dict(model)
         load_optimizer_state(self.optimizer, self.names(), optimizer)
+        for name, part in self.numbers_of.items():
+            part.load(numbers["parts"][name])
+        tensors = _by_part(further)
+        for name, held in self.tensors_of.items():
+            held.load(tensors.get(name, {}))
+        if self.averages is not None:
+            self.averages.load(tensors["averages"])
         self.step, self.samples, self.seconds = numbers["step"], numbers["samples"], numbers["seconds"]
+
+    def _check_same_parts(self, numbers: dict[str, Any], further: dict[str, Tensor]) -> None:
+        """Parts of which nothing was saved would begin anew, and saved ones would be lost, without a word."""
+        mine = self.numbers_of.keys() | ({"averages"} if self.averages is not None else set())
+        saved = numbers.keys() | (_by_part(further).keys() - self.tensors_of.keys())
+        if mine != saved:
+            raise ModelwrightError(
+                f"the saved state has {_listed(saved)}, this training {_listed(mine)}",
+                remedy="resume with the settings that the run was begun with, or give the new run another name",
+            )
 
     def _check_same_order(self, numbers: dict[str, Any]) -> None:
         """Another batch, seed or total would go on with other samples and another schedule, without a word."""
@@ -107,6 +172,18 @@ class State:
                     where=name,
                     remedy=f"resume with {name} {numbers[name]}, or give the new run another name",
                 )
+
+
+def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        part, _, name = path.partition("/")
+        parts.setdefault(part, {})[name] = tensor
+    return parts
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "no further parts"
 
 
 def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

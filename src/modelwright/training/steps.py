@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.training.reading import Reading
 from modelwright.training.state import State
-from modelwright.training.update import Update
+from modelwright.training.update import Applied, Update
 
 Batches = Iterable[list[dict[str, Tensor]]]
 MASKED_IN_A_ROW = 25
@@ -22,11 +22,11 @@ MASKED_IN_A_ROW = 25
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One attempted update.
+    """One attempted step: each of its updates, once.
 
     Attributes:
         number: 1 for the first of the run.
-        learning_rate: of the optimizer's first group.
+        learning_rates: of the first group of each update's optimizer, by update.
         samples: drawn so far by all workers together.
         seconds: of training so far, over all sittings.
         step_seconds: of this step, waiting for data included; not what the caller does between two steps.
@@ -34,7 +34,7 @@ class Step:
     """
 
     number: int
-    learning_rate: float
+    learning_rates: dict[str, float]
     samples: int
     seconds: float
     step_seconds: float
@@ -42,31 +42,49 @@ class Step:
     reading: Reading
 
     @property
+    def learning_rate(self) -> float:
+        """That of the first update."""
+        return next(iter(self.learning_rates.values()))
+
+    @property
     def losses(self) -> dict[str, float]:
         """Mean loss over all valid targets of the step, by term."""
         return dict(zip(self.terms, self.reading.values(), strict=False))
 
     @property
+    def gradient_norms(self) -> dict[str, float]:
+        """Global norm before clipping, by update."""
+        return dict(zip(self.learning_rates, self._of_updates(0), strict=True))
+
+    @property
     def gradient_norm(self) -> float:
-        """Global norm before clipping."""
-        return self.reading.values()[-3]
+        """That of the first update."""
+        return self._of_updates(0)[0]
 
     @property
     def masked(self) -> bool:
-        """Whether the update was left out: non-finite gradients, or no valid target."""
-        return self.reading.values()[-2] > 0
+        """Whether an update was left out: non-finite gradients, or no valid target."""
+        return any(flag > 0 for flag in self._of_updates(1))
 
     @property
     def valid(self) -> int:
         """Valid targets in the step, over all workers and terms."""
-        return int(self.reading.values()[-1])
+        return int(sum(self._of_updates(2)))
+
+    def _of_updates(self, place: int) -> list[float]:
+        return self.reading.values()[len(self.terms) + place :: _NUMBERS]
 
 
-def steps(update: Update, batches: Batches, state: State, group: Group, stop: Callable[[], bool]) -> Iterator[Step]:
+_NUMBERS = 3  # Of each update: norm, whether masked, valid targets.
+
+
+def steps(
+    updates: Sequence[Update], batches: Batches, state: State, group: Group, stop: Callable[[], bool]
+) -> Iterator[Step]:
     """Train: yield after each step, with no collective open.
 
     Args:
-        update: program, optimizer, schedule.
+        updates: program, optimizer and schedule of each; they act one after another on the same samples.
         batches: this rank's micro-batches of each step, from ``state.samples`` on.
         state: advanced in place; its ``total`` is what schedules see.
         group: the ranks that train together.
@@ -75,36 +93,51 @@ def steps(update: Update, batches: Batches, state: State, group: Group, stop: Ca
     Raises:
         RunFailed: many steps in a row had non-finite gradients.
     """
-    program, agree, guard = update.program, _Agreement(group), _Guard(group)
-    update.drop_gradients()  # whatever was computed before is of no step
+    agree, guard = _Agreement(group), _Guard(group)
+    for update in updates:
+        update.drop_gradients()  # whatever was computed before is of no step
     before = time.perf_counter()
     for loaded in batches:
-        micro_batches = [program.place(batch) for batch in loaded]
-        counts, stopping = agree(program.counts(micro_batches), stop())
+        due = [update for update in updates if state.step % update.every == 0]
+        micro_batches = [updates[0].program.place(batch) for batch in loaded]
+        counts, stopping = agree([update.program.counts(micro_batches) for update in due], stop())
         if stopping:
             break
         state.seed_step(group.rank)
-        rate = update.set_learning_rate(state.step, state.total)
-        totals = program.forward_backward(micro_batches, counts)
-        program.exchange.before_step()
-        losses = _mean(totals, counts, group)
-        valid = torch.stack(list(counts.values())).sum()
-        norm, masked = update.apply(valid)
-        reading = Reading([*losses.values(), norm, masked, valid])
+        done = {
+            update.name: update(micro_batches, valid, group, state.step, state.total)
+            for update, valid in zip(due, counts, strict=True)
+        }
+        state.average()
         now = time.perf_counter()
         state.advance(seconds=now - before)
-        step = Step(state.step, rate, state.samples, state.seconds, now - before, tuple(losses), reading)
+        step = _step(done, state, now - before)
         guard.watch(step)
         yield step
         before = time.perf_counter()  # evaluating, saving and whatever the caller does is not training
+    for update in updates:
+        update.settle(group)
     guard.finish()
 
 
-def _mean(totals: Mapping[str, Tensor], counts: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
-    terms = sorted(totals)  # ranks may have met the terms in different orders
-    packed = torch.stack([totals[term] for term in terms])
-    group.all_reduce(packed)
-    return {term: total / counts[term].clamp(min=1) for term, total in zip(terms, packed, strict=True)}
+def _step(done: Mapping[str, Applied], state: State, seconds: float) -> Step:
+    losses = _named([applied.losses for applied in done.values()], list(done))
+    numbers = [number for applied in done.values() for number in (applied.norm, applied.masked, applied.valid)]
+    rates = {name: applied.learning_rate for name, applied in done.items()}
+    reading = Reading([*losses.values(), *numbers])
+    return Step(state.step, rates, state.samples, state.seconds, seconds, tuple(losses), reading)
+
+
+def _named(losses: Sequence[Mapping[str, Tensor]], updates: Sequence[str]) -> dict[str, Tensor]:
+    """Losses by term; a term that several updates minimise has one entry for each, ``UPDATE/TERM``."""
+    if len(losses) == 1:
+        return dict(losses[0])
+    terms = [term for by_term in losses for term in by_term]
+    return {
+        f"{name}/{term}" if terms.count(term) > 1 else term: value
+        for name, by_term in zip(updates, losses, strict=True)
+        for term, value in by_term.items()
+    }
 
 
 class _Agreement:
@@ -117,16 +150,19 @@ class _Agreement:
         self._group = group
         self._earlier: Reading | None = None
 
-    def __call__(self, counts: Mapping[str, Tensor], stop: bool) -> tuple[dict[str, Tensor], bool]:
+    def __call__(self, counts: Sequence[Mapping[str, Tensor]], stop: bool) -> tuple[list[dict[str, Tensor]], bool]:
         if self._group.size == 1:
-            return dict(counts), stop
-        terms = sorted(counts)
-        packed = torch.stack([counts[term].double() for term in terms])
+            return [dict(by_term) for by_term in counts], stop
+        places = [(number, term) for number, by_term in enumerate(counts) for term in sorted(by_term)]
+        packed = torch.stack([counts[number][term].double() for number, term in places])
         packed = torch.cat([packed, packed.new_full((1,), float(stop))])
         self._group.all_reduce(packed)
         now = Reading([packed[-1]])
         answer, self._earlier = (self._earlier, now) if packed.is_cuda else (now, None)
-        return dict(zip(terms, packed, strict=False)), answer is not None and answer.values()[0] > 0
+        summed: list[dict[str, Tensor]] = [{} for _ in counts]
+        for (number, term), value in zip(places, packed, strict=False):
+            summed[number][term] = value
+        return summed, answer is not None and answer.values()[0] > 0
 
 
 class _Guard:

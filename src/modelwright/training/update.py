@@ -2,65 +2,143 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from modelwright.base.events import emit
+from modelwright.base.group import Group
 from modelwright.optim import Optimizer, Schedule
 from modelwright.optim.clipping import clip_
+from modelwright.optim.scaling import LossScale
+from modelwright.optim.settings import apply_schedules
 from modelwright.parallel import Program
+from modelwright.training.reading import Reading
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one update did in a step; numbers on the device.
+
+    Attributes:
+        losses: mean loss over all valid targets of the step, by term.
+        norm: global gradient norm before clipping.
+        masked: whether the step was left out.
+        valid: valid targets, over all ranks and terms.
+        learning_rate: of the optimizer's first group.
+    """
+
+    losses: dict[str, Tensor]
+    norm: Tensor
+    masked: Tensor
+    valid: Tensor
+    learning_rate: float
+
+
+@dataclass(kw_only=True)
 class Update:
-    """What one optimizer does each step.
+    """What one optimizer does in its steps.
 
     On a GPU an optimizer whose step torch can mask on the device, such as the fused AdamW, never waits for it. With
     any other (Muon, SGD), the host reads in each step whether to apply it and so waits until the gradients are
-    there.
+    there; with a loss scale it waits for those of the step before.
 
     Attributes:
         program: yields the gradients.
         optimizer: applies them.
         schedule: factor on each group's ``base_lr``.
         clip: largest global gradient norm, or ``None``.
+        name: of the update, where there are several.
+        every: acts in every so many steps, the first one among them.
+        momentum_schedule, weight_decay_schedule: factors on those settings of each group.
+        scale: of the loss, where gradients would vanish in the program's precision.
     """
 
     program: Program
     optimizer: Optimizer
     schedule: Schedule
     clip: float | None = None
+    name: str = ""
+    every: int = 1
+    momentum_schedule: Schedule | None = None
+    weight_decay_schedule: Schedule | None = None
+    scale: LossScale | None = None
+    _overflowed: Reading | None = field(default=None, init=False)
+    _parameters: list[nn.Parameter] = field(init=False)
 
-    def set_learning_rate(self, step: int, total: int) -> float:
-        """Put the learning rates of step ``step`` (from 0) in place; return that of the first group."""
-        factor = self.schedule.factor(step, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-        return float(self.optimizer.param_groups[0]["lr"])
+    def __post_init__(self) -> None:
+        self._parameters = self.program.parameters()
 
-    def apply(self, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self,
+        micro_batches: Sequence[dict[str, Tensor]],
+        counts: Mapping[str, Tensor],
+        group: Group,
+        step: int,
+        total: int,
+    ) -> Applied:
+        """Take step ``step`` (from 0) of ``total`` on this rank's micro-batches; ``counts`` are those of all ranks."""
+        self._adapt_scale(group)
+        rate = self.set_rates(step, total)
+        scale = self.scale.value if self.scale is not None else 1.0
+        totals = self.program.forward_backward(micro_batches, counts, scale)
+        self.program.exchange.before_step()
+        losses = _mean(totals, counts, group)
+        valid = _total(list(counts.values()))
+        norm, masked = self.apply(valid, scale)
+        if self.scale is not None:
+            self._overflowed = Reading([~torch.isfinite(norm)])
+            if self._overflowed.immediate:
+                self._adapt_scale(group)
+        return Applied(losses, norm, masked, valid, rate)
+
+    def set_rates(self, step: int, total: int) -> float:
+        """Put the settings of step ``step`` (from 0) in place; return the learning rate of the first group."""
+        return apply_schedules(
+            self.optimizer,
+            step,
+            total,
+            learning_rate=self.schedule,
+            momentum=self.momentum_schedule,
+            weight_decay=self.weight_decay_schedule,
+        )
+
+    def apply(self, valid: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """Clip and update, unless the gradients are non-finite or ``valid`` (number of valid targets) is zero.
+
+        Args:
+            valid: number of valid targets of the step.
+            scale: what the loss was multiplied by; the gradients are divided by it.
 
         Returns:
             Global gradient norm before clipping, and whether the update was masked; both 0-dim, on the device.
         """
-        program = self.program
-        gradients = [parameter.grad for parameter in program.parameters() if parameter.grad is not None]
-        norm = program.norm(gradients)
-        masked = ~torch.isfinite(norm) | (valid <= 0)
-        if self.clip is not None:
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        if scale != 1.0 and gradients:
+            torch._foreach_mul_(gradients, 1.0 / scale)
+        norm = self.program.norm(gradients)
+        if norm.is_cuda:
+            masked = ~torch.isfinite(norm) | (valid <= 0)
+        else:  # reading costs nothing, and numbers of the host are cheaper than tensors of one number
+            masked = torch.tensor(not math.isfinite(norm.item()) or valid.item() <= 0)
+        if self.clip is not None and (norm.is_cuda or norm.item() > self.clip):
             clip_(gradients, norm, self.clip)
         self._step_unless(masked)
-        program.exchange.after_step()
+        self.program.exchange.after_step()
         self.drop_gradients()
         return norm, masked
 
     def drop_gradients(self) -> None:
         """Forget all gradients, those of parameters among them that the optimizer does not know."""
-        self.optimizer.zero_grad(set_to_none=True)
-        for parameter in self.program.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
+
+    def settle(self, group: Group) -> None:
+        """Take in what is still on its way from the device, as before a save."""
+        self._adapt_scale(group)
 
     def _step_unless(self, masked: Tensor) -> None:
         # Zeroed gradients would still move momentum and decay weights: the optimizer must not step at all.
@@ -71,3 +149,33 @@ class Update:
             self.optimizer.step()
         elif not masked.item():
             self.optimizer.step()
+
+    def _adapt_scale(self, group: Group) -> None:
+        """Let the loss scale see whether the last step overflowed; every rank sees the same."""
+        if self.scale is None or self._overflowed is None:
+            return
+        before, overflowed = self.scale.value, self._overflowed.values()[0] > 0
+        self._overflowed = None
+        change = self.scale.update(overflowed)
+        if change is not None and group.rank == 0:
+            why = "the scaled gradients overflowed" if overflowed else "no overflow for a while"
+            emit(
+                "loss-scale",
+                f"the loss scale went from {before:g} to {self.scale.value:g}: {why}",
+                level="warning" if overflowed else "info",
+                before=before,
+                now=self.scale.value,
+            )
+
+
+def _mean(totals: Mapping[str, Tensor], counts: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
+    if group.size == 1:
+        return {term: total / counts[term].clamp(min=1) for term, total in totals.items()}
+    terms = sorted(totals)  # ranks may have met the terms in different orders
+    packed = torch.stack([totals[term] for term in terms])
+    group.all_reduce(packed)
+    return {term: total / counts[term].clamp(min=1) for term, total in zip(terms, packed, strict=True)}
+
+
+def _total(counts: Sequence[Tensor]) -> Tensor:
+    return counts[0] if len(counts) == 1 else torch.stack(list(counts)).sum()

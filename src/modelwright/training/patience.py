@@ -1,0 +1,95 @@
+"""Early stopping: training ends when the held-out score no longer gains, and the best weights are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from modelwright.base.errors import ModelwrightError, nearest
+
+
+class Patience:
+    """Watches one score.
+
+    Args:
+        monitor: ``loss`` or the name of a metric.
+        better: which direction is better.
+        patience: evaluations without a gain after which training ends.
+        minimum_gain: less than this, in the score's own unit, is no gain.
+    """
+
+    def __init__(
+        self, *, monitor: str, better: Literal["lower", "higher"], patience: int, minimum_gain: float = 0.0
+    ) -> None:
+        self.monitor, self.better = monitor, better
+        self.patience, self.minimum_gain = patience, minimum_gain
+        self.best = math.inf if better == "lower" else -math.inf
+        self.best_step = 0
+        self.without_gain = 0
+
+    def observe(self, score: float, step: int) -> bool:
+        """Take in the score after ``step``; whether it is the best so far. An undefined score never is."""
+        gain = self.best - score if self.better == "lower" else score - self.best
+        if gain > self.minimum_gain or (math.isinf(self.best) and math.isfinite(score)):
+            self.best, self.best_step, self.without_gain = score, step, 0
+            return True
+        self.without_gain += 1
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training should end."""
+        return self.without_gain >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """Best score, its step, and how many evaluations passed since."""
+        best = self.best if math.isfinite(self.best) else None
+        return {"best": best, "best_step": self.best_step, "without_gain": self.without_gain}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state` described."""
+        if state["best"] is not None:
+            self.best = float(state["best"])
+        self.best_step, self.without_gain = int(state["best_step"]), int(state["without_gain"])
+
+
+class BestWeights:
+    """Copies of the weights of the best evaluation so far, in the memory of the host."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def keep(self, model: nn.Module) -> None:
+        """Copy the parameters and buffers of ``model`` as they are."""
+        self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+    def restore(self, model: nn.Module) -> None:
+        """Put them into ``model``; nothing happens where none were kept."""
+        if self.tensors:
+            model.load_state_dict(self.tensors)
+
+    def state(self) -> dict[str, Tensor]:
+        """By name."""
+        return self.tensors
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Become what :meth:`state` described."""
+        self.tensors = dict(state)
+
+
+def check_monitor(monitor: str, metrics: tuple[str, ...]) -> None:
+    """Refuse to watch what is not scored.
+
+    Raises:
+        ModelwrightError: naming what is.
+    """
+    known = ("loss", *metrics)
+    if monitor not in known:
+        raise ModelwrightError(
+            f"'{monitor}' is not among the scores of the held-out data",
+            where="evaluation.monitor",
+            remedy=f"{nearest(monitor, known)} or add it to evaluation.metrics",
+        )
