@@ -6,12 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.data import labelled, tabular
 
 from modelwright.data import Splits
 from modelwright.data.byte import Byte
@@ -54,6 +56,9 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
 }
 
 
+EXAMPLES |= {name: partial(make, SOURCES) for name, make in (labelled.EXAMPLES | tabular.EXAMPLES).items()}
+
+
 class TestData(DataContract):
     @classmethod
     def default(cls, name: str) -> Any:
@@ -62,7 +67,10 @@ class TestData(DataContract):
 
 
 class TestTokenizers(TokenizerContract):
-    pass
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """A local one is read from a folder."""
+        return labelled.local_tokenizer(SOURCES) if name == "local" else super().default(name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,26 @@ def test_held_out_numbers_do_not_enter_the_statistics(tmp_path: Path) -> None:
         assert np.allclose(np.sort(both[:, column]) * slope + offset, np.sort(whole[:, column]), atol=1e-4)
 
 
-@pytest.mark.parametrize("fields", [{"name": "mnist"}, {"held_out": 0.0}, {"held_out": 1.0}])
+def test_digits_are_images_too(tmp_path: Path) -> None:
+    """Against scikit-learn's own images; both kinds hold out the same samples."""
+    parts = []
+    for images in (True, False):
+        data = SklearnSet(images=images)
+        splits = data.open(data.prepare(tmp_path))
+        assert splits.held_out is not None
+        parts.append([read(part, np.arange(len(part))) for part in (splits.train, splits.held_out)])
+    assert splits.facts == {"features": 64, "classes": 10}
+    seen = torch.cat([part["inputs"] for part in parts[0]])
+    assert seen.dtype == torch.uint8 and seen.shape == (1797, 1, 8, 8) and seen.max() == 255
+    theirs = datasets.load_digits().images * 255 / 16
+    assert np.allclose(np.sort(seen.numpy().reshape(1797, -1).sum(axis=1)), np.sort(theirs.sum(axis=(1, 2))), atol=32)
+    for one, other in zip(*parts, strict=True):
+        assert torch.equal(one["targets"], other["targets"])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"name": "wine", "images": True}, {"name": "mnist"}, {"held_out": 0.0}, {"held_out": 1.0}]
+)
 def test_impossible_settings_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ModelwrightError):
         SklearnSet(**fields)

@@ -27,8 +27,25 @@ DATA = Family(
     {
         "python-stdlib": "modelwright.data.python_stdlib:PythonStdlib",
         "text-files": "modelwright.data.text_files:TextFiles",
+        "text-records": "modelwright.data.text_records:TextRecords",
         "npy": "modelwright.data.npy:NpyArrays",
         "sklearn": "modelwright.data.sklearn_sets:SklearnSet",
+        "csv": "modelwright.data.csv_files:Csv",
+        "jsonl": "modelwright.data.jsonl:Jsonl",
+        "parquet": "modelwright.data.parquet:Parquet",
+        "hugging-face": "modelwright.data.hugging_face:HuggingFace",
+        "tfrecord": "modelwright.data.tfrecord:TfRecord",
+        "webdataset": "modelwright.data.webdataset:WebDataset",
+        "image-folder": "modelwright.data.image_folder:ImageFolder",
+        "wav": "modelwright.data.wav:Wav",
+        "text-classes": "modelwright.data.text_classes:TextClasses",
+        "python-stdlib-classes": "modelwright.data.stdlib_classes:PythonStdlibClasses",
+        "sequence-pairs": "modelwright.data.pairs:SequencePairs",
+        "python-names": "modelwright.data.python_names:PythonNames",
+        "instructions": "modelwright.data.instructions:Instructions",
+        "synthetic-instructions": "modelwright.data.synthetic:SyntheticInstructions",
+        "preferences": "modelwright.data.preferences:Preferences",
+        "synthetic-preferences": "modelwright.data.synthetic:SyntheticPreferences",
     },
 )
 
@@ -37,6 +54,7 @@ TOKENIZERS = Family(
     {
         "byte": "modelwright.data.byte:Byte",
         "bpe": "modelwright.data.bpe:Bpe",
+        "local": "modelwright.data.local:Local",
     },
 )
 
@@ -104,6 +122,22 @@ class TokenizerTechnique(Protocol):
         ...
 
 
+class Encoder(Protocol):
+    """Turns new rows into inputs of the model, and its outputs back into words and units of the data."""
+
+    def encode(self, rows: Iterable[Mapping[str, Any]]) -> Batch:
+        """A batch with ``inputs``, samples first, made as the training data was; ``rows`` need no target.
+
+        Raises:
+            ModelwrightError: a row lacks a value that the model needs.
+        """
+        ...
+
+    def decode(self, outputs: Tensor) -> list[Any]:
+        """What each of ``outputs [samples, classes]`` says, JSON-ready: the name of a class, or a number."""
+        ...
+
+
 class DataTechnique(Protocol):
     """The configuration of a source of data."""
 
@@ -129,6 +163,7 @@ class Splits:
         facts: numbers a model needs, such as ``vocabulary``, ``features``, ``classes``.
         tokenizer: what made the tokens, for text.
         documents: the held-out texts as they were, as a yardstick for compressors.
+        encoder: turns new rows into inputs, where samples are rows of a table.
     """
 
     train: Dataset
@@ -136,3 +171,4 @@ class Splits:
     facts: Mapping[str, int] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
     documents: Documents | None = None
+    encoder: Encoder | None = None

@@ -45,7 +45,7 @@ def _byte_alphabet() -> NDArray[np.uint16]:
 
 
 _ALPHABET = _byte_alphabet()
-_BYTES = {chr(code): byte for byte, code in enumerate(_ALPHABET)}
+BYTES = {chr(code): byte for byte, code in enumerate(_ALPHABET)}
 _SPACE, _TAB, _LINE, _RETURN = (chr(_ALPHABET[ord(character)]) for character in " \t\n\r")
 _LETTER = "A-Za-z_" + "".join(chr(code) for code in _ALPHABET[0x80:])
 # Pieces that merges never cross, made for code: a name keeps the space, dot or bracket before it; the end of a
@@ -73,7 +73,7 @@ class BpeTokenizer:
         tokens = self._engine.get_vocab()
         self._bytes = [b""] * len(tokens)
         for characters, token in tokens.items():
-            self._bytes[token] = bytes(_BYTES[character] for character in characters)
+            self._bytes[token] = bytes(BYTES[character] for character in characters)
         self._known: dict[str, list[int]] = {}
         self.end_of_text = len(tokens)
         self.vocabulary = len(tokens) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,7 +123,7 @@ def splits_of(data: Any, held_out: Any = None) -> Splits:
         raise ModelwrightError("the training data is empty")
     if held_out is None:
         return splits
-    return Splits(splits.train, _dataset(held_out), splits.facts, splits.tokenizer, splits.documents)
+    return replace(splits, held_out=_dataset(held_out))
 
 
 def _dataset(data: Any) -> Dataset:

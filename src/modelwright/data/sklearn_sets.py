@@ -42,11 +42,13 @@ class SklearnSet:
 
     Attributes:
         name: which set.
+        images: ``digits`` as images, uint8 ``[batch, 1, 8, 8]`` from 0 to 255, instead of 64 features.
         held_out: random part of the samples to judge by, in (0, 1).
         seed: chooses which samples are held out.
     """
 
     name: Literal["digits", "breast-cancer", "wine", "iris", "diabetes"] = "digits"
+    images: bool = False
     held_out: float = 0.2
     seed: int = 0
 
@@ -57,12 +59,17 @@ class SklearnSet:
                 where="name",
                 remedy=f"known: {', '.join(_LOADERS)}",
             )
+        if self.images and self.name != "digits":
+            raise ModelwrightError(
+                f"'{self.name}' is a table, not images", where="images", remedy="name: digits, or leave images out"
+            )
         if not 0 < self.held_out < 1:
             raise ModelwrightError(f"held_out is {self.held_out}; it is above 0 and below 1", where="held_out")
 
     def prepare(self, cache: Path) -> Path:
         """Write both parts as ``.npy`` under ``cache``."""
-        folder = cache / f"sklearn-{self.name}-{self.held_out}-{self.seed}-{FORMAT}"
+        kind = f"{self.name}-images" if self.images else self.name
+        folder = cache / f"sklearn-{kind}-{self.held_out}-{self.seed}-{FORMAT}"
         return build_once(folder, partial(_write, self))
 
     def open(self, folder: Path) -> Splits:
@@ -80,11 +87,18 @@ def _write(chosen: SklearnSet, folder: Path) -> None:
     order = Order(len(inputs), chosen.seed)(np.arange(len(inputs)))
     held = min(max(1, round(len(inputs) * chosen.held_out)), len(inputs) - 1)
     rows = {"held_out": np.sort(order[:held]), "train": np.sort(order[held:])}
-    inputs, targets = _standardised(inputs, rows["train"]), _targets(targets, rows["train"])
+    facts = {"channels": 1, "image_size": 8} if chosen.images else {}
+    inputs = _pixels(inputs) if chosen.images else _standardised(inputs, rows["train"])
+    targets = _targets(targets, rows["train"])
     for part, chosen_rows in rows.items():
         np.save(folder / f"{part}_inputs.npy", inputs[chosen_rows])
         np.save(folder / f"{part}_targets.npy", targets[chosen_rows])
-    write_manifest(folder, {"facts": facts_of(inputs, targets)})
+    write_manifest(folder, {"facts": facts | facts_of(inputs, targets)})
+
+
+def _pixels(inputs: NDArray[Any]) -> NDArray[np.uint8]:
+    """Images of 17 greys, 0 to 16, in all 256."""
+    return np.rint(inputs * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
 
 
 def _targets(targets: NDArray[Any], train: NDArray[np.int64]) -> NDArray[Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,15 +21,17 @@ from modelwright.base.files import file_hash, read_json, write_json
 from modelwright.base.units import bytes_text, count_text, seconds_text
 from modelwright.data import TOKENIZERS, Splits, Tokenizer
 from modelwright.data import indexed as megatron
-from modelwright.data.documents import Files, held_out_names
+from modelwright.data.documents import Texts, held_out_names
 from modelwright.data.folders import build_once
 from modelwright.data.indexed import Indexed
 from modelwright.data.manifest import read_manifest, write_manifest
+from modelwright.data.tokenizing import check_tokenizer, tokenizer_settings
 from modelwright.data.windows import TokenWindows
 
 FORMAT = 1  # raise it when the same text gives other files
 _NAMES = "documents.json"
 _TOKENIZER = "tokenizer.json"
+_SHOWN = 1000  # names of skipped texts in an event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,7 @@ class Text(ABC):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not is_dataclass(self.tokenizer) or isinstance(self.tokenizer, type) or not hasattr(self.tokenizer, "train"):
-            raise ModelwrightError(
-                f"a {type(self.tokenizer).__name__} is no tokenizer",
-                where="tokenizer",
-                remedy="pass a technique such as Bpe(vocabulary=2048)",
-            )
+        check_tokenizer(self.tokenizer)
         if self.context < 1:
             raise ModelwrightError(f"a context of {self.context} tokens is none", where="context")
         if not 0 <= self.held_out < 1:
@@ -75,8 +70,8 @@ class Text(ABC):
             )
 
     @abstractmethod
-    def documents(self) -> Files:
-        """The files to take text from.
+    def documents(self) -> Texts:
+        """The files, or rows, to take text from.
 
         Raises:
             ModelwrightError: there are none.
@@ -90,7 +85,7 @@ class Text(ABC):
         """
         documents = _Distinct(self.documents())
         documents.report(self.held_out)
-        settings = {"format": FORMAT, "tokenizer": _settings(self.tokenizer)}
+        settings = {"format": FORMAT, "tokenizer": tokenizer_settings(self.tokenizer)}
         settings |= {"held_out": self.held_out, "seed": self.seed, "documents": documents.hashes}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return build_once(cache / f"text-{key[:16]}", partial(self._build, documents))
@@ -133,47 +128,52 @@ class Text(ABC):
 
 
 class _Distinct:
-    """Files without the empty ones and the copies: a copy could be learnt from and judged by at once."""
+    """Texts without the empty ones and the copies: a copy could be learnt from and judged by at once."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, texts: Texts) -> None:
         self.hashes: dict[str, str] = {}
+        self.unit = texts.unit
         self.bytes = 0
+        self._skipped: list[str] = []
         seen: set[str] = set()
-        for name, text in files:
+        for name, text in texts:
             digest = hashlib.sha256(text).hexdigest()
-            if text and digest not in seen:
-                seen.add(digest)
-                self.hashes[name] = digest
-                self.bytes += len(text)
+            if not text or digest in seen:
+                self._skipped.append(name)
+                continue
+            seen.add(digest)
+            self.hashes[name] = digest
+            self.bytes += len(text)
         if not self.hashes:
             raise ModelwrightError(
-                f"there is no text to learn from: {_all(len(files))} empty",
-                where=", ".join(str(path) for _, path in files.files[:3]),
+                f"there is no text to learn from: {_all(len(self._skipped), self.unit)} empty",
+                where=texts.shown,
                 remedy="choose other files",
             )
         self.names = list(self.hashes)
-        self._files = files
+        self._texts = texts
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        wanted = set(names)
-        for name, text in Files([file for file in self._files.files if file[0] in wanted]):
+        for name, text in self._texts.only(set(names)):
             if hashlib.sha256(text).hexdigest() != self.hashes[name]:
                 raise ModelwrightError("a file changed while it was read", where=name, remedy="start again")
             yield name, text
 
     def report(self, held_out: float) -> None:
-        if skipped := len(self._files) - len(self.names):
+        if self._skipped:
+            total = len(self._skipped) + len(self.names)
             events.emit(
                 "documents-skipped",
-                f"{skipped} of {len(self._files)} files are empty or copies of others",
-                files=[name for name, _ in self._files.files if name not in self.hashes],
+                f"{len(self._skipped)} of {total} {self.unit} are empty or copies of others",
+                files=self._skipped[:_SHOWN],
             )
         if len(self.names) == 1 and held_out > 0:
-            events.emit("nothing-held-out", "a single file cannot be split by file", level="warning")
+            unit = self.unit.removesuffix("s")
+            events.emit("nothing-held-out", f"a single {unit} cannot be split by {unit}", level="warning")
 
 
-def _all(count: int) -> str:
-    return f"all {count} files are" if count > 1 else "the only file is"
+def _all(count: int, unit: str) -> str:
+    return f"all {count} {unit} are" if count > 1 else f"the only {unit.removesuffix('s')} is"
 
 
 class _Decoded:
@@ -188,23 +188,6 @@ class _Decoded:
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         for number, name in enumerate(self._names):
             yield name, self._tokenizer.decode(self._indexed.document(number).tolist())
-
-
-def _settings(tokenizer: Any) -> dict[str, Any]:
-    """What decides which tokens a text becomes: the technique, its fields, and the code behind both."""
-    kind = type(tokenizer)
-    use = f"{kind.__module__}:{kind.__qualname__}"
-    code = getattr(kind, "library", "") if use in TOKENIZERS.listing.values() else _code_hash(kind)
-    return {"use": use, **asdict(tokenizer)} | ({"code": code} if code else {})
-
-
-def _code_hash(kind: type) -> str:
-    """A hash of the module that a class of the user's own stands in; ``""`` where its text is not to be had."""
-    try:
-        source = inspect.getsource(sys.modules[kind.__module__])
-    except (KeyError, OSError, TypeError):
-        return ""
-    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _write(prefix: Path, documents: Iterable[tuple[str, bytes]], tokenizer: Tokenizer) -> tuple[int, int]:
@@ -234,7 +217,7 @@ def _report(counts: Mapping[str, tuple[int, int]], text: _Distinct, vocabulary: 
     tokens = sum(tokens for _, tokens in counts.values())
     events.emit(
         "data-prepared",
-        f"{len(text.names)} files, {bytes_text(text.bytes)}, became {count_text(tokens)} tokens"
+        f"{len(text.names)} {text.unit}, {bytes_text(text.bytes)}, became {count_text(tokens)} tokens"
         f" in {seconds_text(seconds)}",
         documents={split: documents for split, (documents, _) in counts.items()},
         tokens={split: tokens for split, (_, tokens) in counts.items()},

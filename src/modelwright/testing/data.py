@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from modelwright.data import Batch
 
 _READ_AT_ONCE = 1024
+_TOKENS = {"inputs", "decoder_inputs", "targets", "chosen", "chosen_targets", "rejected", "rejected_targets"}
 _MOST_SHARED = 0.1  # real tables hold a few equal rows
 
 
@@ -79,7 +80,14 @@ class DataContract(Contract):
         for dataset in _parts(splits):
             batch = read(dataset, np.arange(min(len(dataset), _READ_AT_ONCE)))
             if "vocabulary" in splits.facts:
-                assert int(batch["inputs"].max()) < splits.facts["vocabulary"], "an input is not in the vocabulary"
+                for name in _TOKENS & batch.keys():
+                    assert int(batch[name].max()) < splits.facts["vocabulary"], f"{name} are not in the vocabulary"
+            if "image_size" in splits.facts:
+                size = splits.facts["image_size"]
+                shape = [splits.facts["channels"], size, size]
+                assert list(batch["inputs"].shape[1:]) == shape, "images differ from the facts"
+            if "classes" in splits.facts and not batch["targets"].is_floating_point() and batch["targets"].ndim == 1:
+                assert int(batch["targets"].max()) < splits.facts["classes"], "a target is no class"
             if "features" in splits.facts:
                 assert batch["inputs"][0].numel() == splits.facts["features"], "features differ from the fact"
 
