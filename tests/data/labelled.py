@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modelwright.data.bpe import Bpe
-from modelwright.data.byte import Byte
-from modelwright.data.image_folder import ImageFolder
-from modelwright.data.instructions import Instructions
-from modelwright.data.local import Local
-from modelwright.data.pairs import SequencePairs
-from modelwright.data.preferences import Preferences
-from modelwright.data.python_names import PythonNames
-from modelwright.data.stdlib_classes import PythonStdlibClasses
-from modelwright.data.synthetic import SyntheticInstructions, SyntheticPreferences
-from modelwright.data.text_classes import TextClasses
-from modelwright.data.wav import Wav
+from modelwright.data.media.image_folder import ImageFolder
+from modelwright.data.media.wav import Wav
+from modelwright.data.sequences.instructions import Instructions
+from modelwright.data.sequences.pairs import SequencePairs
+from modelwright.data.sequences.preferences import Preferences
+from modelwright.data.sequences.python_names import PythonNames
+from modelwright.data.sequences.stdlib_classes import PythonStdlibClasses
+from modelwright.data.sequences.synthetic import SyntheticInstructions, SyntheticPreferences
+from modelwright.data.sequences.text_classes import TextClasses
+from modelwright.data.tokenizers.bpe import Bpe
+from modelwright.data.tokenizers.byte import Byte
+from modelwright.data.tokenizers.local import Local
 
 WORDS = ("red", "green", "blue", "deep", "sea", "sky", "stone", "wind", "fire", "ice", "sand", "moss")
 CHATS = [[{"role": "user", "content": f"Say {word}."}, {"role": "assistant", "content": f"{word}!"}] for word in WORDS]

@@ -18,14 +18,14 @@ import pyarrow
 from pyarrow import ipc, parquet
 from sklearn.datasets import load_diabetes, load_iris, load_wine
 
-from modelwright.data.byte import Byte
-from modelwright.data.csv_files import Csv
-from modelwright.data.hugging_face import HuggingFace
-from modelwright.data.jsonl import Jsonl
-from modelwright.data.parquet import Parquet
-from modelwright.data.text_records import TextRecords
-from modelwright.data.tfrecord import TfRecord
-from modelwright.data.webdataset import WebDataset
+from modelwright.data.media.webdataset import WebDataset
+from modelwright.data.tables.csv_files import Csv
+from modelwright.data.tables.hugging_face import HuggingFace
+from modelwright.data.tables.jsonl import Jsonl
+from modelwright.data.tables.parquet import Parquet
+from modelwright.data.tables.tfrecord import TfRecord
+from modelwright.data.texts.text_records import TextRecords
+from modelwright.data.tokenizers.byte import Byte
 
 Row = dict[str, Any]
 

@@ -16,11 +16,11 @@ import torch
 from tests.data import labelled, tabular
 
 from modelwright.data import Splits
-from modelwright.data.byte import Byte
 from modelwright.data.memory import InMemory
 from modelwright.data.npy import NpyArrays
-from modelwright.data.python_stdlib import PythonStdlib
-from modelwright.data.text_files import TextFiles
+from modelwright.data.texts.python_stdlib import PythonStdlib
+from modelwright.data.texts.text_files import TextFiles
+from modelwright.data.tokenizers.byte import Byte
 from modelwright.testing.data import DataContract
 from modelwright.testing.tokenizers import TokenizerContract
 

@@ -1,8 +1,8 @@
 """Metrics of a run: rows appended to ``metrics.jsonl``, read whole or followed while they are written.
 
 Rows of training: ``{"kind": "step", "step": n, "loss": ..., "loss/TERM": ..., "learning_rate": ...,
-"gradient_norm": ..., "samples": cumulative, "tokens": cumulative, "time": in seconds since 1970, "seconds": elapsed training
-seconds,
+"gradient_norm": ..., "samples": cumulative, "tokens": cumulative, "time": seconds since 1970, "seconds": elapsed
+training seconds,
 "step_seconds": ..., "memory_bytes": ..., "masked": bool}`` and ``{"kind": "evaluation", "step": n,
 "seconds": ..., METRIC: value, ..., "part": "held-out" or "held-out-part"}``; of gradient norms by module ``{"kind":
 "gradients", "step": n, "gradient_norm/MODULE": value, ...}``.

@@ -47,7 +47,7 @@ class Weights:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Inside, the model holds what is to be scored: averages where there are any. Outside, every bit is as before."""
+        """Inside, the model holds what is to be scored: averages, if any. Outside, every bit is as before."""
         with ExitStack() as stack:
             if self.averages is not None:
                 stack.enter_context(self.averages.swapped())

@@ -1,0 +1,1 @@
+"""One sequence of tokens a row: labelled texts, pairs, instructions, preferences."""

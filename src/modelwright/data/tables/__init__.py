@@ -1,0 +1,1 @@
+"""Rows of named columns: CSV, JSON Lines, Parquet, `datasets`, TFRecord."""

@@ -1,0 +1,1 @@
+"""Texts cut into windows of tokens, for language models."""

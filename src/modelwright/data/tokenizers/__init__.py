@@ -1,0 +1,1 @@
+"""Bytes to tokens and back: one file each."""
