@@ -7,24 +7,21 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from modelwright.objectives.fields import (
-    check_logits,
-    check_smoothing,
-    class_targets,
-    cross_entropy_total,
-    field,
-    valid,
-)
+from modelwright.objectives.calling import call
+from modelwright.objectives.cross_entropy import cross_entropy_total
+from modelwright.objectives.fields import check_logits, check_smoothing, class_targets, field, valid
 
 _TERM = "cross-entropy"
+_READER = "objective classification"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
     """Cross-entropy of classes, in nats.
 
-    The model returns logits ``[batch, classes]`` for targets ``[batch]``, or ``[batch, ..., classes]`` for
-    targets ``[batch, ...]``; a target of -100 is not counted.
+    The model returns logits ``[batch, classes]`` for targets ``[batch]``, or ``[batch, ..., classes]`` for targets
+    ``[batch, ...]``, or an object with such ``logits``; a target of -100 is not counted. Where a batch has
+    ``lengths [batch]``, as texts do, a model that takes ``lengths`` (or an ``attention_mask``) gets them.
 
     Attributes:
         input: the field of a batch that the model reads.
@@ -51,16 +48,16 @@ class Classification:
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Targets that are not -100."""
-        return {_TERM: valid(class_targets(batch, self.target, "objective classification"))}
+        return {_TERM: valid(class_targets(batch, self.target, _READER))}
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Logits ``[batch, ..., classes]``."""
-        outputs: Tensor = model(field(batch, self.input, "objective classification"))
-        check_logits(outputs, field(batch, self.target, "objective classification"), "objective classification")
+        outputs: Tensor = call(model, batch, self.input, _READER)
+        check_logits(outputs, field(batch, self.target, _READER), _READER)
         return outputs
 
     def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Nats, summed over the valid targets."""
-        targets = class_targets(batch, self.target, "objective classification")
-        check_logits(outputs, targets, "objective classification")
+        targets = class_targets(batch, self.target, _READER)
+        check_logits(outputs, targets, _READER)
         return {_TERM: cross_entropy_total(outputs, targets, label_smoothing=self.label_smoothing)}

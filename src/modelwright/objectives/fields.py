@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError, nearest
 
@@ -63,32 +62,6 @@ def check_logits(outputs: Tensor, targets: Tensor, reader: str) -> None:
             f"{[*targets.shape, 'classes']} for targets of shape {list(targets.shape)}",
             remedy="let the model return one row of logits for each target",
         )
-
-
-def cross_entropy_total(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of ``-log softmax(logits)[target]`` over valid targets, in nats; at least in float32.
-
-    Args:
-        logits: ``[..., classes]``.
-        targets: int64 ``[...]``.
-        label_smoothing: the share of a target that is spread evenly over all classes.
-
-    Raises:
-        ModelwrightError: a target is no class (found on CPU; a GPU stops with an assertion of its own).
-    """
-    try:
-        return functional.cross_entropy(
-            widened(logits).flatten(0, -2),
-            targets.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-            label_smoothing=label_smoothing,
-        )
-    except IndexError as error:
-        raise ModelwrightError(
-            f"a target is outside of the model's {logits.shape[-1]} classes: {error}",
-            remedy="give the model as many outputs as the data has classes or tokens",
-        ) from error
 
 
 def same_shape(outputs: Tensor, targets: Tensor, reader: str) -> Tensor:

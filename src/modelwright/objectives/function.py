@@ -20,6 +20,9 @@ _TERM = "loss"
 class FunctionObjective:
     """The user's ``function(model, batch)``, which returns one loss for each sample, ``[batch]``.
 
+    There is one term, ``loss``; an Update that is to minimise something else takes an objective with more terms, from
+    which it chooses by name.
+
     A scalar is taken as a mean over the samples, and an event says so once: samples then weigh the same
     however many valid targets they have, which is the user's to judge.
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from modelwright.objectives.fields import (
-    check_logits,
-    check_smoothing,
-    class_targets,
-    cross_entropy_total,
-    field,
-    valid,
-)
+from modelwright.base.units import Bytes
+from modelwright.objectives.features import Features
+from modelwright.objectives.fields import check_smoothing, class_targets, field, valid
+from modelwright.objectives.heads import Logits, check_logits_field, run
+from modelwright.objectives.reading import check_outputs, total
 
 _TERM = "cross-entropy"
+_READER = "objective next-token"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +22,24 @@ class NextToken:
     """Cross-entropy of each next token, in nats.
 
     A batch has ``inputs [batch, time]`` and ``targets [batch, time]``, where ``targets[:, t]`` follows
-    ``inputs[:, t]``; a target of -100 is not counted. The model returns logits ``[batch, time, vocabulary]``.
+    ``inputs[:, t]``; a target of -100 is not counted. The model returns logits ``[batch, time, vocabulary]``, or an
+    object with ``logits``. Where it ends in a linear layer named ``head``, these need never exist at once: see
+    :mod:`~modelwright.objectives.linear_cross_entropy`.
 
     Attributes:
         label_smoothing: the share of a target that is spread evenly over the vocabulary.
+        logits: ``chunked`` makes some rows of logits at a time, ``full`` all of them; ``auto`` is ``chunked`` wherever
+            the model's head allows it, being no slower at any size measured.
+        chunk: bytes of logits that exist at a time; ``None``: as suits the device.
     """
 
     label_smoothing: float = 0.0
+    logits: Logits = "auto"
+    chunk: Bytes | None = None
 
     def __post_init__(self) -> None:
         check_smoothing(self.label_smoothing)
+        check_logits_field(self.logits, self.chunk)
 
     @property
     def coefficients(self) -> Mapping[str, float]:
@@ -47,16 +53,15 @@ class NextToken:
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Targets that are not -100."""
-        return {_TERM: valid(class_targets(batch, "targets", "objective next-token"))}
+        return {_TERM: valid(class_targets(batch, "targets", _READER))}
 
-    def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Logits ``[batch, time, vocabulary]``."""
-        outputs: Tensor = model(field(batch, "inputs", "objective next-token"))
-        check_logits(outputs, field(batch, "targets", "objective next-token"), "objective next-token")
+    def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Features | Tensor:
+        """Logits ``[batch, time, vocabulary]``, or the features that they are made of."""
+        outputs = run(model, field(batch, "inputs", _READER), logits=self.logits, chunk=self.chunk)
+        check_outputs(outputs, field(batch, "targets", _READER), _READER)
         return outputs
 
-    def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, outputs: Features | Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Nats, summed over the valid targets."""
-        targets = class_targets(batch, "targets", "objective next-token")
-        check_logits(outputs, targets, "objective next-token")
-        return {_TERM: cross_entropy_total(outputs, targets, label_smoothing=self.label_smoothing)}
+        targets = class_targets(batch, "targets", _READER)
+        return {_TERM: total(outputs, targets, _READER, label_smoothing=self.label_smoothing)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ class BitsPerByte(Ratio):
     """
 
     @torch.no_grad()
-    def update(self, outputs: Tensor, batch: dict[str, Tensor]) -> None:
-        """Take in logits ``[batch, time, vocabulary]``."""
+    def update(self, outputs: Any, batch: dict[str, Tensor]) -> None:
+        """Take in logits ``[batch, time, vocabulary]``, or features that stand for them."""
         sizes = field(batch, "bytes", "metric bits-per-byte")
         total, _ = nats(outputs, batch, "metric bits-per-byte")
         targets = batch["targets"]
