@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from modelwright.models.start import Start
-from modelwright.models.starting import load_start
+from modelwright.models.starts.start import Start
+from modelwright.models.starts.starting import load_start
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from modelwright.models.start import Start
-from modelwright.models.starting import load_start
+from modelwright.models.starts.start import Start
+from modelwright.models.starts.starting import load_start
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of their own imports

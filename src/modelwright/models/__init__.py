@@ -23,7 +23,7 @@ MODELS = Family(
         "sequence-to-sequence": "modelwright.models.sequence_to_sequence:SequenceToSequence",
         "speech": "modelwright.models.speech:Speech",
         "text-convolution": "modelwright.models.text_convolution:TextConvolution",
-        "transformers": "modelwright.models.transformers_model:Transformers",
+        "transformers": "modelwright.models.hugging_face.model:Transformers",
         "vit": "modelwright.models.vit:ViT",
     },
 )

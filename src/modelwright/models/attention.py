@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.cache import Cache
 from modelwright.models.flex import flex
+from modelwright.models.writing.cache import Cache
 
 KERNELS = ("sdpa", "explicit", "flex")
 _OF_TRANSFORMERS = {"sdpa": "sdpa", "explicit": "eager"}

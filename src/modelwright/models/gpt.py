@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.models.attention import Attention, rotations, rotations_at
-from modelwright.models.cache import Cache
 from modelwright.models.stochastic_depth import StochasticDepth, check_rate, rates
+from modelwright.models.writing.cache import Cache
 
 INITIAL_DEVIATION = 0.02
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import Event, listening
-from modelwright.models.depth import discriminative_rules, layer_patterns
-from modelwright.models.freezing import freeze
-from modelwright.models.heads import find_head, replace_head
-from modelwright.models.start import Start
-from modelwright.models.starting import load_start
+from modelwright.models.starts.depth import discriminative_rules, layer_patterns
+from modelwright.models.starts.freezing import freeze
+from modelwright.models.starts.heads import find_head, replace_head
+from modelwright.models.starts.start import Start
+from modelwright.models.starts.starting import load_start
 from modelwright.objectives.classification import Classification
 from modelwright.objectives.next_token import NextToken
 from modelwright.optim.adamw import AdamW
@@ -27,9 +27,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own imports
     transformers = pytest.importorskip("transformers")
 
-from modelwright.models.transformers_adapter import language_parts
-from modelwright.models.transformers_folder import save_transformers
-from modelwright.models.transformers_model import Transformers
+from modelwright.models.hugging_face.adapter import language_parts
+from modelwright.models.hugging_face.folder import save_transformers
+from modelwright.models.hugging_face.model import Transformers
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 CONFIGS: dict[str, dict[str, Any]] = {

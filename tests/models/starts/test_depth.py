@@ -5,10 +5,10 @@ from torch import nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.patterns import matches
-from modelwright.models.depth import discriminative_rules, layer_patterns
-from modelwright.models.freezing import freeze
 from modelwright.models.gpt import GPT
 from modelwright.models.mlp import MLP
+from modelwright.models.starts.depth import discriminative_rules, layer_patterns
+from modelwright.models.starts.freezing import freeze
 from modelwright.optim.adamw import AdamW
 from modelwright.optim.rules import GroupRule, apply_rules
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import Event, listening
-from modelwright.models.freezing import freeze
 from modelwright.models.gpt import GPT
+from modelwright.models.starts.freezing import freeze
 from modelwright.optim.adamw import AdamW
 
 

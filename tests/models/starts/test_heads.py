@@ -6,8 +6,8 @@ from torch import nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.models.gpt import GPT
-from modelwright.models.heads import find_head, replace_head
 from modelwright.models.mlp import MLP
+from modelwright.models.starts.heads import find_head, replace_head
 
 
 def convolutional() -> nn.Module:

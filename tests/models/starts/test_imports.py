@@ -10,9 +10,9 @@ from torch import nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import Event, listening
-from modelwright.models.imports import read_checkpoint
-from modelwright.models.start import Start
-from modelwright.models.starting import load_start
+from modelwright.models.starts.imports import read_checkpoint
+from modelwright.models.starts.start import Start
+from modelwright.models.starts.starting import load_start
 
 
 class Settings:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from modelwright.models.mismatch import common_beginning, cure, differences, infer_renames
-from modelwright.models.naming import renamed
+from modelwright.models.starts.mismatch import common_beginning, cure, differences, infer_renames
+from modelwright.models.starts.naming import renamed
 
 LAYER = {"query.weight": (4, 4), "query.bias": (4,), "norm.weight": (4,)}
 MODEL = {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.naming import check_rules, choose, covered, owners, renamed
+from modelwright.models.starts.naming import check_rules, choose, covered, owners, renamed
 
 
 def test_a_module_covers_all_inside_and_nothing_beside() -> None:

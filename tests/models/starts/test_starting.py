@@ -16,8 +16,8 @@ from modelwright.base.events import Event, listening
 from modelwright.models.gpt import GPT
 from modelwright.models.mlp import MLP
 from modelwright.models.source import save_weights
-from modelwright.models.start import Start
-from modelwright.models.starting import load_start
+from modelwright.models.starts.start import Start
+from modelwright.models.starts.starting import load_start
 from modelwright.recipe.scalars import scalar
 from modelwright.runs import Run
 

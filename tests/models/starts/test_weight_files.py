@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.weight_files import read_file, read_folder, read_torch
+from modelwright.models.starts.weight_files import read_file, read_folder, read_torch
 
 
 class Trap:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.drawing import Sampling, candidates, draw, penalised, seed_of
+from modelwright.models.writing.drawing import Sampling, candidates, draw, penalised, seed_of
 
 
 def textbook(logits: list[float], sampling: Sampling) -> dict[int, float]:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from modelwright.base.choice import import_path
 from modelwright.models.attention import set_attention
-from modelwright.models.cache import Cache
-from modelwright.models.drawing import Sampling
 from modelwright.models.gpt import GPT, GPTModule
-from modelwright.models.reading import Anew, Decoding, Reader, Recalling, View, reader_of
-from modelwright.models.sampling import Continuation, continue_texts
 from modelwright.models.sequence_to_sequence import SequenceToSequence
+from modelwright.models.writing.cache import Cache
+from modelwright.models.writing.drawing import Sampling
+from modelwright.models.writing.reading import Anew, Decoding, Reader, Recalling, View, reader_of
+from modelwright.models.writing.sampling import Continuation, continue_texts
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
@@ -171,7 +171,7 @@ def _of_transformers(transformers: object, kind: str) -> nn.Module:
     torch.manual_seed(0)
     if kind == "technique":  # as recipes have it: it returns a plain tensor
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-        technique = import_path("modelwright.models.transformers_model:Transformers")
+        technique = import_path("modelwright.models.hugging_face.model:Transformers")
         model = technique(config={"model_type": "llama", **sizes}, vocabulary=29).build()
         return model.double().eval()  # type: ignore[no-any-return]
     if kind == "llama":

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.sampling import sample
+from modelwright.models.writing.sampling import sample
 
 LOGITS = torch.log(torch.tensor([0.5, 0.3, 0.2]))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.stop_words import StopWords
+from modelwright.models.writing.stop_words import StopWords
 
 letters = st.lists(st.sampled_from(b"ab"), max_size=12).map(bytes)
 

@@ -14,7 +14,7 @@ from torch import nn
 from modelwright.base.errors import MissingExtra, ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.files import speaking
-from modelwright.models.heads import find_head
+from modelwright.models.starts.heads import find_head
 
 try:
     import transformers

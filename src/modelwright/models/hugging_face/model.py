@@ -13,9 +13,9 @@ from torch import nn
 
 from modelwright.base.errors import MissingExtra, ModelwrightError, nearest
 from modelwright.base.files import read_json
-from modelwright.models.transformers_adapter import adapt
-from modelwright.models.transformers_config import check_code, settle_vocabulary, written
-from modelwright.models.transformers_folder import judge, quiet
+from modelwright.models.hugging_face.adapter import adapt
+from modelwright.models.hugging_face.config import check_code, settle_vocabulary, written
+from modelwright.models.hugging_face.folder import judge, quiet
 
 try:
     import transformers

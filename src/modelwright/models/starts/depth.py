@@ -8,7 +8,7 @@ from torch import nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.patterns import matches
-from modelwright.models.heads import find_head
+from modelwright.models.starts.heads import find_head
 
 
 def layer_patterns(model: nn.Module) -> list[str]:

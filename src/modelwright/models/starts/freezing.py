@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modelwright.base.events import emit
-from modelwright.models.naming import choose
+from modelwright.models.starts.naming import choose
 
 
 def freeze(model: nn.Module, patterns: Iterable[str], *, except_: Iterable[str] = ()) -> list[str]:

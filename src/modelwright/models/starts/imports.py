@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import read_json
-from modelwright.models.weight_files import read_folder, read_torch, state_in
+from modelwright.models.starts.weight_files import read_folder, read_torch, state_in
 
 _LIGHTNING = {
     "optimizer_states": "the optimizer's state",

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from modelwright.models.naming import covered, owners, renamed
 from modelwright.models.source import fill_twins
+from modelwright.models.starts.naming import covered, owners, renamed
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -78,7 +78,7 @@ def cure(own: Shapes, saved: Shapes, tied: Mapping[str, str]) -> Cure | None:
 
 
 def infer_renames(own: Shapes, saved: Shapes) -> dict[str, str]:
-    """Rules for :func:`modelwright.models.naming.renamed`: beginnings of names that differ, with shapes that agree."""
+    """Rules for :func:`~modelwright.models.starts.naming.renamed`: beginnings that differ, with shapes that agree."""
     missing = {name: shape for name, shape in own.items() if name not in saved}
     rest = {name: shape for name, shape in saved.items() if name not in own}
     rules: dict[str, str] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.naming import check_rules
+from modelwright.models.starts.naming import check_rules
 
 
 @dataclass(frozen=True, kw_only=True)

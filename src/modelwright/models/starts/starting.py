@@ -1,4 +1,4 @@
-"""Starting weights: read, fitted to the model, copied; see :class:`modelwright.models.start.Start`."""
+"""Starting weights: read, fitted to the model, copied; see :class:`modelwright.models.starts.start.Start`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
-from modelwright.models.heads import check_untied, find_head
-from modelwright.models.imports import Imported, read_checkpoint
-from modelwright.models.mismatch import Cure, Differences, Shapes, common_beginning, cure, differences
-from modelwright.models.naming import choose, covered, renamed
-from modelwright.models.run_weights import newest_weights
 from modelwright.models.source import fill_twins, read_weights, tensors_of, twins
-from modelwright.models.start import Start
-from modelwright.models.weight_files import read_file, read_folder
+from modelwright.models.starts.heads import check_untied, find_head
+from modelwright.models.starts.imports import Imported, read_checkpoint
+from modelwright.models.starts.mismatch import Cure, Differences, Shapes, common_beginning, cure, differences
+from modelwright.models.starts.naming import choose, covered, renamed
+from modelwright.models.starts.run_weights import newest_weights
+from modelwright.models.starts.start import Start
+from modelwright.models.starts.weight_files import read_file, read_folder
 
 _SHOWN = 6
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.drawing import Sampling, draw, penalised, seed_of
 from modelwright.models.modes import evaluating
-from modelwright.models.reading import Reader, View, reader_of
+from modelwright.models.writing.drawing import Sampling, draw, penalised, seed_of
+from modelwright.models.writing.reading import Reader, View, reader_of
 
 FORGOTTEN = 4
 """When a text outgrows the context, this part of the context (a quarter) is forgotten at once."""
@@ -101,7 +101,7 @@ def continue_texts(
     exactly what it says without.
 
     Args:
-        model: see :func:`~modelwright.models.reading.reader_of`.
+        model: see :func:`~modelwright.models.writing.reading.reader_of`.
         texts: what to continue.
         sampling: how.
         context: tokens the model sees at most.

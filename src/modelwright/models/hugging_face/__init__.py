@@ -1,0 +1,1 @@
+"""Architectures of `transformers`, from their configurations and local folders."""

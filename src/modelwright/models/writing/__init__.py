@@ -1,0 +1,1 @@
+"""Text from language models: caches, drawing of tokens, stop words."""
