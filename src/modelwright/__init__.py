@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelwright.app.api import Result, train
+    from modelwright.app.generate import generate
     from modelwright.app.places import data_cache
+    from modelwright.app.predict import predict
     from modelwright.base.errors import MissingExtra, Mistakes, ModelwrightError, RunFailed
     from modelwright.base.plan import Plan
     from modelwright.base.world import world
@@ -35,8 +37,10 @@ _HOMES = {
     "RunFailed": "modelwright.base.errors",
     "Saving": "modelwright.training.settings",
     "data_cache": "modelwright.app.places",
+    "generate": "modelwright.app.generate",
     "load_recipe": "modelwright.recipe",
     "load_weights": "modelwright.models.source",
+    "predict": "modelwright.app.predict",
     "spawn": "modelwright.launch",
     "train": "modelwright.app.api",
     "world": "modelwright.base.world",
@@ -55,8 +59,10 @@ __all__ = [
     "RunFailed",
     "Saving",
     "data_cache",
+    "generate",
     "load_recipe",
     "load_weights",
+    "predict",
     "spawn",
     "train",
     "world",

@@ -31,6 +31,8 @@ VERBS = Family(
         "evaluate": "modelwright.app.evaluate:evaluate",
         "evaluated": "modelwright.app.evaluate:evaluated",
         "generate": "modelwright.app.generate:generate",
+        "generate file": "modelwright.app.generate:generate_file",
+        "predict": "modelwright.app.predict:predict_file",
         "account": "modelwright.app.account:told",
         "runs list": "modelwright.app.runs:list_runs",
         "runs listed": "modelwright.app.runs:listed",
@@ -41,11 +43,14 @@ VERBS = Family(
         "runs removal": "modelwright.app.runs:removal",
         "runs remove": "modelwright.app.runs:remove_run",
         "runs reindex": "modelwright.app.runs:rebuild",
+        "runs export": "modelwright.app.runs:export",
+        "runs exported": "modelwright.app.runs:exported",
         "report": "modelwright.app.runs:report",
         "recipe show": "modelwright.app.recipes:show",
         "recipe shown": "modelwright.app.recipes:shown",
         "recipe schema": "modelwright.app.recipes:schema",
-        "recipe list": "modelwright.app.recipes:names",
+        "recipe list": "modelwright.app.recipes:list_recipes",
+        "recipe listed": "modelwright.app.recipes:listed",
         "doctor": "modelwright.app.doctor:examine",
         "findings": "modelwright.app.doctor:shown",
         "demo": "modelwright.app.demo:demo",
@@ -196,25 +201,60 @@ def evaluate(run: RunArgument, folder: Folder = RUNS, trust: Trust = False, as_j
 @_verb
 def generate(
     run: RunArgument,
-    prompt: Annotated[str, typer.Option(help="What to continue.")] = "",
+    text: Annotated[str, typer.Argument(help="What to continue.", metavar="[PROMPT]")] = "",
+    prompt: Annotated[str, typer.Option(help="What to continue: the same, as an option.")] = "",
+    file: Annotated[Path | None, typer.Option(help="Prompts: lines of .txt, or rows with a 'prompt'.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help=".jsonl, .parquet, .csv or .txt; of --file.")
+    ] = None,
+    append: Annotated[bool, typer.Option("--append", help="Go on behind the rows that --out holds (.jsonl).")] = False,
+    batch: Annotated[int, typer.Option(help="Prompts of --file at once.", min=1)] = 16,
     length: Annotated[int, typer.Option(help="How many tokens at most.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0.0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Draw among so many; 0 for all.", min=0)] = 50,
+    top_p: Annotated[float, typer.Option(help="Draw among the likeliest with this share.", min=0.0, max=1.0)] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Least share of the likeliest's probability.", min=0.0, max=1.0)] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repeating rarer.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A text at which to stop; may be given again.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     folder: Folder = RUNS,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Continue a text with a trained language model."""
-    options: dict[str, Any] = {"length": length, "temperature": temperature, "top_k": top_k or None, "seed": seed}
-    pieces = _do("generate", run, prompt, folder=folder, trust=trust, **options)
+    """Continue a text with a trained language model, or each prompt of a file."""
+    _check_one("prompt", [text, prompt, file])
+    sampling: dict[str, Any] = {"length": length, "temperature": temperature, "top_k": top_k or None, "seed": seed}
+    sampling |= {"top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
+    options: dict[str, Any] = {"stop": stop or [], "folder": folder, "trust": trust}
+    if file is not None:
+        options |= {"batch": batch, "append": append, "console": Console(stderr=True)}
+        return _tell_rows(_do("generate file", run, file, output, sampling=sampling, **options), as_json)
+    if output is not None:
+        raise ModelwrightError("there is no file of prompts for --out", where="--out", remedy="name one with --file")
+    pieces = _do("generate", run, text or prompt, **sampling, **options)
     if as_json:
-        return _print_json({"prompt": prompt, "text": "".join(pieces)})
-    sys.stdout.write(prompt)
+        return _print_json({"prompt": text or prompt, "text": "".join(pieces)})
+    sys.stdout.write(text or prompt)
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+@app.command()
+@_verb
+def predict(
+    run: RunArgument,
+    file: Annotated[Path | None, typer.Option(help="Samples; the held-out ones where there is no file.")] = None,
+    output: Annotated[Path | None, typer.Option("--out", "-o", help=".jsonl, .csv or .parquet.")] = None,
+    append: Annotated[bool, typer.Option("--append", help="Go on behind the rows that --out holds (.jsonl).")] = False,
+    folder: Folder = RUNS,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Say for each sample what a trained model makes of it: class, value, or loss."""
+    options: dict[str, Any] = {"folder": folder, "append": append, "trust": trust}
+    _tell_rows(_do("predict", run, file, output, console=Console(stderr=True), **options), as_json)
 
 
 @app.command()
@@ -301,6 +341,20 @@ def runs_reindex(folder: Folder = RUNS, as_json: Json = False) -> None:
     _print_json({"runs": count}) if as_json else out.print(f"{count} runs", highlight=False)
 
 
+@runs_app.command("export")
+@_verb
+def runs_export(
+    run: RunArgument,
+    to: Annotated[str, typer.Option("--to", help="tensorboard or mlflow.")],
+    output: Annotated[str | None, typer.Option("--out", help="A folder, or the address of an MLflow store.")] = None,
+    folder: Folder = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Tell another tool of a run; done again, it replaces what it told before."""
+    facts = _do("runs export", run, folder, to, output, aside=as_json)
+    _print_json(facts) if as_json else out.print(_do("runs exported", facts), highlight=False, soft_wrap=True)
+
+
 @recipe_app.command("show")
 @_verb
 def recipe_show(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
@@ -325,9 +379,21 @@ def recipe_schema(
 @recipe_app.command("list")
 @_verb
 def recipe_list(as_json: Json = False) -> None:
-    """The recipes that come with modelwright."""
-    names = _do("recipe list")
-    _print_json(names) if as_json else out.print("\n".join(names), highlight=False)
+    """The recipes that come with modelwright, and what each is."""
+    rows = _do("recipe list")
+    _print_json(rows) if as_json else _print(_do("recipe listed", rows))
+
+
+def _check_one(what: str, given: list[Any]) -> None:
+    if sum(bool(value) for value in given) > 1:
+        raise ModelwrightError(f"the {what} is given more than once", where=what, remedy="give one of them")
+
+
+def _tell_rows(told: Any, as_json: bool) -> None:
+    """How many rows were written to a file; where they went to standard output, nothing may follow them."""
+    if told["out"] is not None:
+        line = f"{told['rows']} rows in {told['out']}"
+        _print_json(told) if as_json else out.print(line, highlight=False, soft_wrap=True)
 
 
 def _tell(run: Any, folder: Path, as_json: bool) -> None:

@@ -22,8 +22,8 @@ import modelwright as mw
 from modelwright.app.api import parse_budget
 from modelwright.app.trained import newest_weights
 from modelwright.base.world import Mesh
-from modelwright.data.byte import Byte
-from modelwright.data.text_files import TextFiles
+from modelwright.data.texts.text_files import TextFiles
+from modelwright.data.tokenizers.byte import Byte
 from modelwright.models.gpt import GPT
 from modelwright.objectives.next_token import NextToken
 from modelwright.optim.adamw import AdamW

@@ -14,7 +14,7 @@ from modelwright.app.places import data_cache
 from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
 from modelwright.data.batches import read
-from modelwright.data.indexed import Indexed
+from modelwright.data.texts.indexed import Indexed
 from modelwright.recipe import load_recipe
 from modelwright.runs import Run
 

@@ -14,7 +14,7 @@ from modelwright.base.patterns import matching
 from modelwright.data import Dataset, Splits
 from modelwright.data.batches import read
 from modelwright.launch.environment import checked_port
-from modelwright.models.freezing import freeze
+from modelwright.models.starts.freezing import freeze
 from modelwright.objectives import METRICS, Objective
 from modelwright.objectives.function import FunctionObjective
 from modelwright.parallel import PRECISIONS

@@ -31,7 +31,7 @@ def resume(name: str, *, folder: Path, console: Console, trust: bool = False) ->
         announce_run(console, run)
         announce_plan(console, plan)
         with Warm(PRELOAD) as warm:
-            run_workers(run, plan, warm, console, port=recipe.launch.port)
+            run_workers(run, plan, warm, console, port=recipe.launch.port, watch=recipe.watch)
     return run
 
 

@@ -15,6 +15,7 @@ from modelwright.app.display import Whole, table
 from modelwright.base.units import bytes_text, seconds_text
 from modelwright.runs import Run, RunRow, compare, listing, read_events, reindex, remove
 from modelwright.runs.compare import flatten
+from modelwright.runs.exporters import EXPORTERS, Exported
 from modelwright.runs.report import write_report
 
 _ANY_WIDTH = 10_000  # columns
@@ -99,6 +100,18 @@ def rebuild(folder: Path) -> int:
 def report(name: str, folder: Path) -> Path:
     """Write a run's report anew."""
     return write_report(Run.open(name, folder))
+
+
+def export(name: str, folder: Path, to: str, out: str | None) -> dict[str, Any]:
+    """Tell another tool of a run: ``tensorboard``, ``mlflow``, or an exporter of one's own by import path."""
+    told: Exported = EXPORTERS.resolve(to)(Run.open(name, folder), out)
+    return vars(told)
+
+
+def exported(facts: dict[str, Any]) -> str:
+    """An export in a few words."""
+    again = "; what was exported of this run before is replaced" if facts["replaced"] else ""
+    return f"{facts['points']} numbers in {facts['place']}{again}\nsee them: {facts['look']}"
 
 
 def print_compared(facts: dict[str, Any], console: Console) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.app.failing import failing
+from modelwright.app.seeing import seeing
 from modelwright.base.detect import detect
 from modelwright.base.events import emit, listening
 from modelwright.base.files import speaking
@@ -42,9 +43,13 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
     writes = prepared.group.rank == 0
     with failing(run, writes=writes), logged(run, prepared.group.rank):
         _begin(prepared, run, writes)
-        with _recorder(prepared, run, writes, show) as recorder:
+        watch = prepared.training.watch
+        with _recorder(prepared, run, writes, show) as recorder, seeing(prepared, run, watch) as look:
             for record in prepared.run(run.checkpoints, stop, recorder.flush):
                 recorder(record)
+                recorder.add(look(record))
+            recorder.add(look.finish())
+            recorder.summary |= look.summary
         if writes:
             with prepared.weights.shown():
                 export_weights(prepared.program.model, _weights(run))
@@ -141,6 +146,11 @@ class Recorder:
             self._write(self._evaluation_row(record))
         elif isinstance(record, Saved) and self._writer is not None:
             emit("saved", f"checkpoint of step {record.step}", step=record.step, path=record.path.name)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Record what was seen beside the steps."""
+        for row in rows:
+            self._write(row)
 
     def settle(self) -> None:
         """Write the steps that are still held back."""

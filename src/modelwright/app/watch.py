@@ -13,24 +13,38 @@ from modelwright.app.display import TrainingScreen
 from modelwright.app.failing import failing
 from modelwright.app.placing import placement
 from modelwright.app.reporting import report_or_say
-from modelwright.app.session import write_environment
+from modelwright.app.session import logged, write_environment
 from modelwright.app.stopping import CutShort, StopRequest, stop_requested
 from modelwright.base.errors import ModelwrightError, RunFailed, Stopped
+from modelwright.base.events import emit
 from modelwright.base.plan import Plan
+from modelwright.base.units import seconds_text
 from modelwright.launch import Failure, Job, JobStatus, Warm, raise_failure, start
+from modelwright.launch.hang import Hang, HangWatch
 from modelwright.runs import LoggedEvent, Run, follow, follow_events
+from modelwright.training.watching import Watch
 
 POLL_SECONDS = 0.2
 
 
-def run_workers(run: Run, plan: Plan, warm: Warm, console: Console, *, port: int | None = None) -> None:
+def run_workers(
+    run: Run, plan: Plan, warm: Warm, console: Console, *, port: int | None = None, watch: Watch | None = None
+) -> None:
     """Launch the workers of a planned run and stay with them to the end.
 
     Ctrl-C and SIGTERM are passed on: the workers finish the step in hand, save and leave; a second one ends them
     at once.
 
+    Args:
+        run: what they work on.
+        plan: how many, where.
+        warm: what they are forked from.
+        console: where progress is shown.
+        port: where they meet; a free one where it is ``None``.
+        watch: how long a worker may be silent, and what follows.
+
     Raises:
-        RunFailed: a worker failed; the run's record says so.
+        RunFailed: a worker failed, or hangs and is to be stopped for that; the run's record says so.
         Stopped: a signal asked for a stop, and all is saved; or a second one, and what was not saved is lost.
     """
     entry, arguments = "modelwright.app.worker", [str(run.path)]
@@ -42,7 +56,7 @@ def run_workers(run: Run, plan: Plan, warm: Warm, console: Console, *, port: int
         failing(run),
         start(entry, arguments, placement(plan, port), logs=run.logs, warm=warm) as job,
     ):
-        status = _watch(job, run, plan, stopping, console)
+        status = _watch(job, run, plan, stopping, console, watch or Watch())
         if status.failure is not None:
             _fail(status.failure, run)
     report_or_say(run, console)
@@ -50,11 +64,14 @@ def run_workers(run: Run, plan: Plan, warm: Warm, console: Console, *, port: int
         raise _stopped(run, plan, stopping.signal)
 
 
-def _watch(job: Job, run: Run, plan: Plan, stopping: StopRequest, console: Console) -> JobStatus:
+def _watch(job: Job, run: Run, plan: Plan, stopping: StopRequest, console: Console, watch: Watch) -> JobStatus:
     news = _News(run)
+    hangs = HangWatch(job, run.logs, plan.workers, watch.hang) if watch.hang is not None else None
     with TrainingScreen(console, total=plan.steps, workers=plan.workers) as screen, _killed_when_cut_short(job):
         told = False
         while (status := job.wait(POLL_SECONDS)).state == "running":
+            if hangs is not None and (hang := hangs.look()):
+                _tell(hang, run, watch)
             news.show(screen)
             if stopping() and not told:
                 told = True
@@ -62,6 +79,16 @@ def _watch(job: Job, run: Run, plan: Plan, stopping: StopRequest, console: Conso
                 job.terminate()
         news.show(screen)
     return status
+
+
+def _tell(hang: Hang, run: Run, watch: Watch) -> None:
+    """Write it to the run's events, from which the screen has it; and end the run where that is wished."""
+    kind, level = ("hang-over", "info") if hang.over else ("hang", "warning")
+    message = hang.what if hang.over else f"no sign of life for {seconds_text(watch.hang or 0.0)}: {hang.what}"
+    with logged(run):
+        emit(kind, message, level=level, ranks=hang.to_json(), stacks="logs/rank-*.stack")
+    if not hang.over and watch.hang_action == "stop":
+        raise RunFailed(message, where=str(run.logs), remedy=_resume(run))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelwright.launch.hang import last_signs
 from modelwright.launch.job import Failure
 from modelwright.launch.logs import log_path
 from modelwright.launch.warm import Exit
@@ -57,9 +58,15 @@ def describe(deaths: Sequence[Death], logs: Path) -> Failure:
         signal=_signal_name(death.exit.signal),
         last_lines=last_lines(log),
         error=report if told else None,
-        exception=str(report["what"]) if report and not told else None,
+        exception=_with_last_signs(str(report["what"]), death, logs) if report and not told else None,
         log=log,
     )
+
+
+def _with_last_signs(what: str, death: Death, logs: Path) -> str:
+    """Where only victims are known, as after the timeout of a collective: what each rank did last."""
+    signs = last_signs(logs) if death.victim else ""
+    return f"{what}; last signs of life: {signs}" if signs else what
 
 
 def last_lines(log: Path) -> tuple[str, ...]:

@@ -89,6 +89,10 @@ class Job(Protocol):
         """The state when it has ended, or after ``timeout`` seconds."""
         ...
 
+    def stacks(self, timeout: float = 2.0) -> list[str]:
+        """The Python stacks of every thread, by rank; ``""`` for a rank that has gone or does not answer."""
+        ...
+
     def terminate(self) -> None:
         """Send SIGTERM to every rank: they save and leave, in their own time."""
         ...

@@ -16,11 +16,13 @@ from modelwright.launch.failure import Death, describe
 from modelwright.launch.job import JobStatus
 from modelwright.launch.logs import log_path, read_report, report_path
 from modelwright.launch.placement import Placement
+from modelwright.launch.pulse import clear, stack_path
 from modelwright.launch.warm import Exit, Warm, import_path
 
 # A rank that only tells of a lost peer waits this long for the one that was lost to be heard of.
 _VICTIM_SECONDS = 1.0
 _LAST_SECONDS = 5.0
+_STACK_SECONDS = 0.05
 
 
 def start(
@@ -58,6 +60,7 @@ def start(
     children = []
     for rank, variables in enumerate(environments):
         report_path(logs, rank).unlink(missing_ok=True)
+        stack_path(logs, rank).unlink(missing_ok=True)
         header = f"--- attempt {attempt}, {when}, rank {rank} of {placement.workers}"
         children.append(
             parent.begin(
@@ -104,6 +107,20 @@ class LocalJob:
             status = self._advance(max(left, 0.0))
             if status.state != "running" or left <= 0:
                 return status
+
+    def stacks(self, timeout: float = 2.0) -> list[str]:
+        """The Python stacks of every thread, by rank; ``""`` for a rank that has gone or does not answer."""
+        paths = [stack_path(self._logs, rank) for rank in range(len(self._children))]
+        before = [_size(path) for path in paths]
+        asked = [rank for rank, child in enumerate(self._children) if self._can_answer(child, before[rank])]
+        for rank in asked:
+            self._warm.signal(self._children[rank], signal.SIGUSR1)
+        end = time.monotonic() + timeout
+        sizes: list[int] = []
+        while time.monotonic() < end and not _complete(before, sizes, asked, paths):
+            sizes = [_size(path) for path in paths]
+            self._warm.pump(_STACK_SECONDS)
+        return [_read_from(path, start) for path, start in zip(paths, before, strict=True)]
 
     def terminate(self) -> None:
         """Ask every rank to save and leave."""
@@ -165,6 +182,10 @@ class LocalJob:
         if self._ending is not None and now >= self._ending + self._placement.grace:
             self._send(signal.SIGKILL)
 
+    def _can_answer(self, child: int, size: int) -> bool:
+        """A rank that has not opened its file has no handler yet: the signal would end it."""
+        return child in self._warm.pids and child not in self._warm.exits and size >= 0
+
     def _send(self, number: int) -> None:
         for child in self._children:
             if child not in self._warm.exits and number not in self._sent[child]:
@@ -172,9 +193,30 @@ class LocalJob:
                 self._warm.signal(child, number)
 
     def _close(self) -> None:
+        for rank in range(len(self._children)):
+            clear(self._logs, rank)
         if self._owned:
             self._owned = False
             self._warm.close()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _complete(before: Sequence[int], seen: Sequence[int], asked: Sequence[int], paths: Sequence[Path]) -> bool:
+    """Whether every rank that was asked has answered, and writes no more."""
+    return bool(seen) and all(seen[rank] > before[rank] and seen[rank] == _size(paths[rank]) for rank in asked)
+
+
+def _read_from(path: Path, start: int) -> str:
+    try:
+        return path.read_bytes()[max(start, 0) :].decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _obeyed(end: Exit, sent: set[int]) -> bool:

@@ -16,9 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from modelwright.base import phases
 from modelwright.base.choice import import_path
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import write_json
+from modelwright.base.phases import Phase
+from modelwright.launch import pulse
 from modelwright.launch.logs import report_path
 
 # What a rank says when another one has gone: it is a victim, and must not hide the culprit.
@@ -35,6 +38,8 @@ def run(entry: str, arguments: list[str]) -> int:
     Traceback and report are written for whatever it raises: 1 for an exception nobody expected, the error's
     own code for a :class:`ModelwrightError`.
     """
+    if logs := os.environ.get("MODELWRIGHT_LOGS"):
+        pulse.begin(Path(logs), int(os.environ.get("RANK", "0")))
     try:
         import_path(entry if ":" in entry else f"{entry}:main")(arguments)
     except ModelwrightError as error:
@@ -47,6 +52,7 @@ def run(entry: str, arguments: list[str]) -> int:
         _report(error, told=False, what=_one_line(error), where=_place(error), remedy="")
         traceback.print_exc()
         return 1
+    phases.enter(Phase.ENDED)
     return 0
 
 

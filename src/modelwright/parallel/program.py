@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError, RunFailed, nearest
+from modelwright.base.phases import Phase, enter
 from modelwright.objectives import Objective
 from modelwright.optim.clipping import global_norm
 from modelwright.parallel import PRECISIONS, Exchange, Precision
@@ -81,9 +82,11 @@ class LocalProgram:
         divisors = {term: count.clamp(min=1) for term, count in counts.items()}
         with self.precision.step(), self._others_frozen():
             for number, batch in enumerate(micro_batches, start=1):
+                enter(Phase.FORWARD)
                 losses = self._losses(batch)
                 check_terms(counts, losses)
                 loss = _sum([self._weighted(term, total, scale) / divisors[term] for term, total in losses.items()])
+                enter(Phase.BACKWARD)
                 with self.exchange.backward(last=number == len(micro_batches)):
                     loss.backward()  # type: ignore[no-untyped-call]
                 for term, total in losses.items():

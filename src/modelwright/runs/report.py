@@ -17,6 +17,7 @@ from modelwright.runs.figures import figures
 from modelwright.runs.markup import Markup, script_json, tag, text
 from modelwright.runs.measure import measure
 from modelwright.runs.metrics import read_metrics, steps
+from modelwright.runs.seeing import seeing
 
 
 def write_report(run: Run) -> Path:
@@ -36,6 +37,7 @@ def write_report(run: Run) -> Path:
         ("Predicted and measured", sections.predicted(plan, measured)),
         *sections.free(run),
         ("Figures", sections.figures(drawn)),
+        *seeing(run),
         ("Events", sections.events(run)),
         ("Recipe", sections.recipe(run)),
         ("Plan", sections.plan(plan)),

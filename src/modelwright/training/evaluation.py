@@ -9,6 +9,7 @@ import torch
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.group import Group
+from modelwright.base.phases import Phase, enter
 from modelwright.data import Dataset
 from modelwright.data.batches import read
 from modelwright.data.order import Order
@@ -43,6 +44,7 @@ def evaluate(
     tally = _Tally(program, metrics)
     with evaluating(program.model), torch.no_grad():
         for start in range(0, len(mine), micro_batch):
+            enter(Phase.EVALUATE)
             tally.add(program.place(read(dataset, mine[start : start + micro_batch])))
     return tally.result(group)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from modelwright.base.errors import RunFailed
 from modelwright.base.events import emit
 from modelwright.base.group import Group
+from modelwright.base.phases import Phase, enter
 from modelwright.training.reading import Reading
 from modelwright.training.state import State
 from modelwright.training.update import Applied, Update
@@ -97,9 +98,11 @@ def steps(
     for update in updates:
         update.drop_gradients()  # whatever was computed before is of no step
     before = time.perf_counter()
+    enter(Phase.DATA, state.step + 1)
     for loaded in batches:
         due = [update for update in updates if state.step % update.every == 0]
         micro_batches = [updates[0].program.place(batch) for batch in loaded]
+        enter(Phase.EXCHANGE)
         counts, stopping = agree([update.program.counts(micro_batches) for update in due], stop())
         if stopping:
             break
@@ -113,7 +116,9 @@ def steps(
         state.advance(seconds=now - before)
         step = _step(done, state, now - before)
         guard.watch(step)
+        enter(Phase.BETWEEN)
         yield step
+        enter(Phase.DATA, state.step + 1)
         before = time.perf_counter()  # evaluating, saving and whatever the caller does is not training
     for update in updates:
         update.settle(group)

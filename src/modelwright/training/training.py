@@ -14,6 +14,7 @@ from torch import nn
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.group import Group
+from modelwright.base.phases import Phase, enter
 from modelwright.base.plan import Plan
 from modelwright.base.world import Mesh
 from modelwright.data import Splits
@@ -228,6 +229,7 @@ class Prepared:
         for update in self.updates:
             update.settle(self.group)
         before_save()
+        enter(Phase.SAVE)
         self.program.synchronise()
         return checkpoints.save(self.state, folder, self.group, self.training.saving.keep, self.weights)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modelwright.base.events import emit
 from modelwright.base.group import Group
+from modelwright.base.phases import Phase, enter
 from modelwright.optim import Optimizer, Schedule
 from modelwright.optim.clipping import clip_
 from modelwright.optim.scaling import LossScale
@@ -85,9 +86,11 @@ class Update:
         rate = self.set_rates(step, total)
         scale = self.scale.value if self.scale is not None else 1.0
         totals = self.program.forward_backward(micro_batches, counts, scale)
+        enter(Phase.EXCHANGE)
         self.program.exchange.before_step()
         losses = _mean(totals, counts, group)
         valid = _total(list(counts.values()))
+        enter(Phase.OPTIMIZER)
         norm, masked = self.apply(valid, scale)
         if self.scale is not None:
             self._overflowed = Reading([~torch.isfinite(norm)])

@@ -12,7 +12,7 @@ from torch import nn
 from modelwright.base import phases
 from modelwright.base.phases import Phase
 from modelwright.optim.clipping import global_norm
-from modelwright.training.gradients import GradientNorms, group_of, module_norms
+from modelwright.training.seeing.gradients import GradientNorms, group_of, module_norms
 
 
 def model() -> nn.Module:

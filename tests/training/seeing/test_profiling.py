@@ -15,7 +15,7 @@ from torch import nn
 
 from modelwright.base import phases
 from modelwright.base.phases import Phase, enter
-from modelwright.training.profiling import Profiler
+from modelwright.training.seeing.profiling import Profiler
 
 SLEPT = 0.05
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from modelwright.base.world import Mesh
 from modelwright.data.batches import read
-from modelwright.training.spikes import LEAST, QUIET, SpikeDetector
-from modelwright.training.worst import SpikeDiagnosis, explain
+from modelwright.training.seeing.spikes import LEAST, QUIET, SpikeDetector
+from modelwright.training.seeing.worst import SpikeDiagnosis, explain
 
 HERE = "tests.training.test_spikes"
 STEPS = 10_000

@@ -1,0 +1,1 @@
+"""Rows in and out of files: prompts and samples read, results described and written."""
