@@ -13,7 +13,7 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.base.units import Count
 from modelwright.data import DATA
 from modelwright.models import INITIALS, MODELS
-from modelwright.models.start import Start
+from modelwright.models.starts.start import Start
 from modelwright.objectives import OBJECTIVES
 from modelwright.optim import AVERAGES, OPTIMIZERS, SCHEDULES
 from modelwright.optim.rules import GroupRule

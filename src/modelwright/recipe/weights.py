@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from modelwright.models.freezing import freeze
 from modelwright.models.initial import initialise
-from modelwright.models.starting import load_start
+from modelwright.models.starts.freezing import freeze
+from modelwright.models.starts.starting import load_start
 from modelwright.recipe.build import build_model
 from modelwright.recipe.schema import Recipe
 

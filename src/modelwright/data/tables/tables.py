@@ -16,10 +16,10 @@ import numpy as np
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import file_hash
 from modelwright.data import Splits
-from modelwright.data.tables import build, encoder
 from modelwright.data.folders import build_once
 from modelwright.data.manifest import read_manifest
 from modelwright.data.memory import InMemory
+from modelwright.data.tables import build, encoder
 from modelwright.data.tables.records import Record, find_files, kind_of, placed
 
 FORMAT = 1  # raise it when the same files give other arrays
