@@ -11,18 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
 
+from modelwright.app import resume, train
 from modelwright.cli import app
+from modelwright.launch import Warm
 
+_warm: list[Warm] = []
 PATIENCE = 180.0  # Seconds; machines under test are shared.
 
 DIGITS = {
@@ -83,11 +87,21 @@ def write_recipe(fields: Mapping[str, str], path: str = "recipe.yaml") -> Path:
 
 
 def invoke(*arguments: str) -> Outcome:
-    """Run the command in this process, which has imported torch already."""
-    result = CliRunner().invoke(app, list(arguments))
+    """Run the command in this process, which has imported torch already; its workers come from one warm parent."""
+    with patch.object(train, "Warm", shared_warm), patch.object(resume, "Warm", shared_warm):
+        result = CliRunner().invoke(app, list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+@contextmanager
+def shared_warm(preload: Sequence[str]) -> Iterator[Warm]:
+    """The warm parent of this test session, made at its first use: importing torch anew for each run takes seconds."""
+    if not _warm:
+        _warm.append(Warm(preload))
+        atexit.register(_warm[0].close)
+    yield _warm[0]
 
 
 def run_command(*arguments: str, code: str = "") -> Outcome:

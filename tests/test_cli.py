@@ -35,6 +35,7 @@ from modelwright import __version__
 from modelwright.app.trained import open_trained
 from modelwright.cli import _known_recipes, _known_runs, app
 from modelwright.models.attention import Attention
+from modelwright.recipe import shipped
 from modelwright.runs import Run, is_locked
 
 TOTAL = 60
@@ -95,7 +96,7 @@ def test_completion_knows_runs_and_recipes() -> None:
     trained("digits", "other")
     write_recipe(DIGITS, "digits.yaml")
     assert _known_runs("dig") == ["digits-1"]
-    assert set(_known_recipes("")) == {"digits.yaml", *invoke("recipe", "list", "--json").json()}
+    assert set(_known_recipes("")) == {"digits.yaml", *shipped()}
     assert _known_recipes("python-s") == ["python-stdlib"]
 
 
@@ -245,9 +246,11 @@ def test_recipe_schema() -> None:
 
 
 def test_recipe_list() -> None:
-    names = invoke("recipe", "list", "--json").json()
-    assert "python-stdlib" in names
-    assert invoke("recipe", "list").out.split() == names
+    rows = invoke("recipe", "list", "--json").json()
+    assert [row["name"] for row in rows] == sorted(shipped())
+    assert {"name": "python-stdlib", "what": "A language model of this machine's own Python standard library."} in rows
+    told = " ".join(invoke("recipe", "list").out.split())
+    assert told == " ".join(["recipe what", *(f"{row['name']} {row['what']}" for row in rows)])
 
 
 def test_evaluate() -> None:

@@ -122,3 +122,13 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
 def test_open_classes_are_refused_when_built() -> None:
     with pytest.raises(ModelwrightError, match="speech: the size 'classes' is not known"):
         Speech().build()
+
+
+def test_the_rate_of_the_data_is_the_models(tmp_path: Path) -> None:
+    """Spectra of sounds at 8000 samples a second are of frequencies up to 4000 Hz."""
+    data = Wav(folder=str(write_sounds(tmp_path / "sounds", rate=8000)), rate=8000, seconds=0.1)
+    facts = data.open(data.prepare(tmp_path / "cache")).facts
+    filled = fill_from_facts(Speech(), facts)
+    assert filled == Speech(sample_rate=8000, classes=facts["classes"])
+    assert filled.corners()[-1] == pytest.approx(4000)
+    assert Speech().corners()[-1] == pytest.approx(8000)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -145,3 +146,13 @@ def test_it_learns_a_preference() -> None:
     metric = PreferenceAccuracy()
     metric.update(objective.forward(model, batch), batch)
     assert metric.compute() == 1.0
+
+
+def test_a_batch_without_memory_leaves_the_reference_its_weights() -> None:
+    """Operations are counted on the meta device before the first step."""
+    objective, batch = Preference().build(gpt()), pairs()
+    expected = objective.loss(objective.forward(gpt(), batch), batch)["preference"]
+    empty = {name: value.to("meta") for name, value in batch.items()}
+    with suppress(RuntimeError):
+        objective.forward(gpt().to("meta"), empty)
+    assert torch.equal(objective.loss(objective.forward(gpt(), batch), batch)["preference"], expected)

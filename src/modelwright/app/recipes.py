@@ -38,6 +38,14 @@ def schema(path: Path | None) -> str:
     return editor_line(str(path))
 
 
-def names() -> list[str]:
-    """The shipped recipes."""
-    return sorted(shipped())
+def list_recipes() -> list[dict[str, str]]:
+    """The shipped recipes by name, and what each is: the first line of its head. JSON-ready."""
+    return [{"name": name, "what": text.partition("\n")[0].lstrip("# ")} for name, text in sorted(shipped().items())]
+
+
+def listed(rows: Sequence[dict[str, str]]) -> RenderableType:
+    """The shipped recipes as a table."""
+    made = Table("recipe", "what", box=None, pad_edge=False)
+    for row in rows:
+        made.add_row(row["name"], escape(row["what"]))
+    return made

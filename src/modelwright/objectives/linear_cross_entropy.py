@@ -10,6 +10,7 @@ Sources: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Mode
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ class LinearHead:
     def logits(self, features: Tensor) -> Tensor:
         """All of them: ``[..., width]`` -> ``[..., vocabulary]``."""
         bias = None if self.bias is None else self.bias.to(self.dtype)
-        with torch.autocast(features.device.type, enabled=False):
+        with _exactly(features.device):
             return functional.linear(features.to(self.dtype), self.weight.to(self.dtype), bias)
 
     def rows(self) -> int:
@@ -111,7 +112,7 @@ def chunks(features: Tensor, head: LinearHead) -> Iterator[tuple[slice, Tensor]]
     size = head.rows()
     for start in range(0, len(features), size):
         part = features[start : start + size].detach().to(head.dtype)
-        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        with torch.no_grad(), _exactly(features.device):
             yield slice(start, start + len(part)), functional.linear(part, weight, bias)
 
 
@@ -146,7 +147,7 @@ class _Total(torch.autograd.Function):
     ) -> Tensor:
         gradients = _Gradients(features, head, ctx.needs_input_grad[:3])
         losses = torch.zeros(len(features), dtype=widened_type(head.dtype), device=features.device)
-        with torch.autocast(features.device.type, enabled=False):
+        with _exactly(features.device):
             for part, logits in chunks(features, head):
                 losses[part] = softmax_errors_(logits, targets[part], s)
                 gradients.add(part, features, logits)
@@ -180,7 +181,7 @@ class _Losses(torch.autograd.Function):
         features, weight, bias, targets = ctx.saved_tensors
         head = LinearHead(weight=weight, bias=bias, dtype=ctx.head[0], chunk=ctx.head[1])
         gradients = _Gradients(features, head, ctx.needs_input_grad[:3])
-        with torch.autocast(features.device.type, enabled=False):
+        with _exactly(features.device):
             for part, logits in chunks(features, head):
                 softmax_errors_(logits, targets[part], ctx.smoothing, upstream[0][part])
                 gradients.add(part, features, logits)
@@ -215,9 +216,16 @@ def _differentiated(features: Tensor, head: LinearHead) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
 
 
+def _exactly(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, autocast changes no type; the meta device has none."""
+    knows = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if knows else nullcontext()
+
+
 def _computing_type(features: Tensor, weight: Tensor) -> torch.dtype:
     dtype, device = torch.promote_types(features.dtype, weight.dtype), features.device.type
-    if dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    knows_autocast = torch.amp.is_autocast_available(device)  # the meta device does not
+    if dtype == torch.float64 or not (knows_autocast and torch.is_autocast_enabled(device)):
         return dtype
     return torch.get_autocast_dtype(device)
 

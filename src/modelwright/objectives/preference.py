@@ -158,8 +158,10 @@ class ReferencedPreference:
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Rewards:
         """The rewards of both answers of each pair."""
+        device = field(batch, "chosen", _READER).device
+        if device.type != "meta":  # where operations are only counted; it would take the weights away for good
+            self.reference.to(device)
         with torch.no_grad():
-            self.reference.to(field(batch, "chosen", _READER).device)
             before = self.config.log_likelihoods(self.reference, batch)
         now = self.config.log_likelihoods(model, batch)
         return Rewards(*(self.config.beta * (new - old) for new, old in zip(now, before, strict=True)))

@@ -173,9 +173,10 @@ def test_fine_tuning_is_what_a_loop_by_hand_does(folder: Path) -> None:
     assert found[0] != pytest.approx(found[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_padding_changes_nothing(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "pad"), [("bert", 0), ("llama", None), ("llama", 2), ("gpt2", 2)])
+def test_padding_changes_nothing(kind: str, pad: int | None) -> None:
     model = ours(kind, "sequence-classification").eval()
+    model.config.pad_token_id = model.config.pad_token_id if pad is None else pad  # a folder's own, not the data's 0
     text, lengths = tokens(3, 7), torch.tensor([7, 4, 2])
     mask = torch.arange(7) < lengths.unsqueeze(1)
     padded = text * mask
@@ -187,7 +188,13 @@ def test_padding_changes_nothing(kind: str) -> None:
         model(padded, input_mask=mask),
     ):
         assert torch.allclose(found, alone, atol=1e-6)
-    assert kind == "llama" or not torch.allclose(model(padded), alone, atol=1e-6)
+    assert kind != "bert" or not torch.allclose(model(padded), alone, atol=1e-6)
+
+
+def test_a_text_that_ends_in_token_0_is_read_to_its_end() -> None:
+    model = ours("gpt2", "sequence-classification").eval()
+    whole, short = torch.tensor([[5, 6, 0]]), torch.tensor([[5, 6]])
+    assert not torch.allclose(model(whole, torch.tensor([3])), model(short, torch.tensor([2])), atol=1e-5)
 
 
 def test_bytes_of_images_become_shares() -> None:

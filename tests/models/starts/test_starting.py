@@ -194,6 +194,13 @@ def test_what_makes_no_start_is_refused_at_once(fields: dict[str, Any], message:
         Start(**fields)
 
 
+def test_a_run_that_is_not_there_is_to_be_trained_first(tmp_path: Path) -> None:
+    with pytest.raises(ModelwrightError, match="nothing to start from") as caught:
+        load_start(gpt(), Start(run=str(tmp_path / "first")))
+    assert caught.value.where == "start.run"
+    assert "--name first" in caught.value.remedy
+
+
 def test_a_run_gives_its_newest_weights(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "first", "train")
     with pytest.raises(ModelwrightError, match="saved no weights yet"):

@@ -14,7 +14,7 @@ def newest_weights(path: Path) -> tuple[Path, int]:
     Raises:
         ModelwrightError: no such run, or it has saved nothing yet.
     """
-    run = Run.open(path)
+    run = _opened(path)
     final, final_step = run.artifacts / "model.safetensors", int(run.record.summary.get("steps", 0))
     found = {int(folder.name.removeprefix("step-")): folder for folder in run.checkpoints.glob("step-*")}
     step = max(found, default=-1)
@@ -28,3 +28,14 @@ def newest_weights(path: Path) -> tuple[Path, int]:
         )
     shown = found[step] / "shown.safetensors"  # averages, where training keeps them
     return shown if shown.is_file() else found[step] / "model.safetensors", step
+
+
+def _opened(path: Path) -> Run:
+    try:
+        return Run.open(path)
+    except ModelwrightError as error:
+        raise ModelwrightError(
+            f"there is nothing to start from: {error.what}",
+            where="start.run",
+            remedy=f"train it first, with --name {path.name}; or name another: start.run=runs/NAME",
+        ) from error
