@@ -6,8 +6,8 @@ Three tasks (an MLP and a convnet on scikit-learn's digits, a GPT on the standar
 
 - same: one fused AdamW, one batch, one order of samples, batched reads and one thread in every arm; ours also clips,
   guards and logs each step. Losses are printed: they are to be equal.
-- best: every rival at several settings that its documentation recommends for a CPU (``loop_arms.BEST`` cites the pages);
-  ours as its planner chooses.
+- best: every rival at several settings that its documentation recommends for a CPU (``loop_arms.BEST`` cites the
+  pages); ours as its planner chooses.
 - defaults: every arm as its quick start has it.
 
 Each measurement is a process of its own, forked from one that has imported everything; arms alternate within a repeat.

@@ -333,7 +333,8 @@ def ours_auto(task: Task) -> Measured:
         f"{task.recipe}optimizer: {{use: adamw, lr: {task.lr}, weight_decay: 0.0}}\nschedule: constant\n"
         f"batch: {task.batch}\nbudget: {{steps: {task.steps}}}\n"
     )
-    run = train("recipe.yaml", [], folder=Path("runs"), console=Console(file=Path("screen.txt").open("w")))
+    with Path("screen.txt").open("w") as screen:
+        run = train("recipe.yaml", [], folder=Path("runs"), console=Console(file=screen))
     plan = run.plan()
     assert plan is not None
     chosen = (

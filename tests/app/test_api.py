@@ -27,7 +27,12 @@ from modelwright.data.tokenizers.byte import Byte
 from modelwright.models.gpt import GPT
 from modelwright.objectives.next_token import NextToken
 from modelwright.optim.adamw import AdamW
+from modelwright.optim.rules import GroupRule
+from modelwright.optim.schedules.constant import Constant
+from modelwright.planning.request import PlanRequest
 from modelwright.runs import Run, is_locked, locked, read_events
+from modelwright.training.updating import Updating
+from modelwright.training.watching import Watch
 
 SAMPLES = 64
 
@@ -167,6 +172,31 @@ def test_a_run_does_not_go_on_in_another_precision() -> None:
     assert Run(Path("runs/mine")).status() == "failed"
 
 
+def test_a_run_goes_on_by_its_own_plan_and_says_so() -> None:
+    break_off("mine")
+    fitted(line(), run="mine", plan=PlanRequest(micro_batch=3, offload="moments"))
+    (told,) = [event for event in read_events(Run(Path("runs/mine")).events_path) if event.kind == "plan-kept"]
+    assert "micro_batch 16 (not 3)" in told.message
+    assert "offload none (not moments)" in told.message
+
+
+def test_the_precision_of_a_plan_is_that_of_the_training() -> None:
+    result = fitted(line(), plan=PlanRequest(precision="bf16"))
+    plan = result.run.plan()
+    assert plan is not None
+    assert plan.precision == "bf16"
+    with pytest.raises(mw.ModelwrightError, match="precision is fp32, and that of the plan is bf16"):
+        fitted(line(), plan=PlanRequest(precision="bf16"), precision="fp32")
+
+
+@pytest.mark.parametrize("other", [{"optimizer": AdamW()}, {"groups": [GroupRule(names=("bias",), lr=0.0)]}])
+def test_what_several_updates_would_not_use_is_refused(other: dict[str, Any]) -> None:
+    updates = {"all": Updating(optimizer=AdamW(), schedule=Constant())}
+    with pytest.raises(mw.ModelwrightError, match="would not be used"):
+        fitted(line(), updates=updates, **other)
+    fitted(line(), updates=updates)
+
+
 def test_a_run_is_trained_by_one_at_a_time() -> None:
     break_off("mine")
     before = Path("runs/mine/run.json").read_bytes()
@@ -206,7 +236,8 @@ def stopped_at(step: int, run: str, **options: Any) -> mw.Result:
         return squared(model, batch)
 
     stopping.calls = 0  # type: ignore[attr-defined]
-    return fitted(line(), objective=stopping, run=run, **options)
+    # Counting the model's operations would call the objective once more.
+    return fitted(line(), objective=stopping, run=run, watch=Watch(utilisation=False), **options)
 
 
 def test_the_newest_weights_are_those_of_the_latest_step() -> None:

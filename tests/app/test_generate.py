@@ -8,13 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.command import invoke, trained
+from tests.command import DIGITS, TEXT, invoke, trained, write_recipe
 
 import modelwright
 from modelwright.app.generate import TextWriter
 from modelwright.app.trained import open_trained
 from modelwright.base.errors import ModelwrightError
+from modelwright.data.batches import read
 from modelwright.models.writing.drawing import Sampling
+from modelwright.models.writing.sampling import sample
 from modelwright.runs import Run
 
 PROMPTS = ["the text", "a few words, again and", "", "so"]
@@ -112,6 +114,20 @@ def test_tables_of_rows(kind: str) -> None:
     assert found == [{name: str(value) for name, value in row.items()} for row in rows_of("out.jsonl")]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_prompts_with_different_fields_keep_all_of_them_in_a_table(kind: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet") if kind == "parquet" else None
+    trained("text", "mine")
+    Path("prompts.jsonl").write_text('{"prompt": "a", "id": "x"}\n{"prompt": "b", "note": "y"}\n')
+    said("--file", "prompts.jsonl", "--out", f"out.{kind}", "--length", "4", "--batch", "1")
+    if parquet is not None:
+        found = parquet.read_table("out.parquet").to_pylist()
+    else:
+        with Path("out.csv").open(newline="") as file:
+            found = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [(row["prompt"], row["id"], row["note"]) for row in found] == [("a", "x", None), ("b", None, "y")]
+
+
 def free_text(length: int) -> tuple[int, str, str]:
     """A seed, the text that it gives, and three letters in it: three tokens, of one byte each."""
     for seed in range(200):
@@ -192,3 +208,38 @@ def test_a_run_without_text_is_refused() -> None:
     trained("digits", "mine")
     with pytest.raises(ModelwrightError, match="not text"):
         modelwright.generate("mine", "a")
+
+
+@pytest.mark.parametrize("template", ["plain", "chatml"])
+def test_a_run_of_chats_is_asked_as_it_learnt(template: str) -> None:
+    """Greedy text after the question alone is what follows the sample's own tokens up to its answer."""
+    pytest.importorskip("jinja2")
+    data = f"use: synthetic-instructions, count: 40, context: 96, tokenizer: byte, template: {template}"
+    write_recipe(TEXT | {"data": f"{{{data}}}", "evaluation": "{metrics: [token-accuracy]}"})
+    outcome = invoke("train", "recipe.yaml", "--name", "mine")
+    assert outcome.code == 0, outcome.err
+    training, _ = open_trained(Run.open("mine", Path("runs")))
+    batch = read(training.data.train, [0])
+    border = int((batch["targets"][0] != -100).nonzero()[0]) + 1
+    learnt = batch["inputs"][0, :border].tolist()
+    rendered = bytes(learnt[1:]).decode()
+    question = re.search("(?:What|Write|Which)[^?.]*[?.]", rendered)
+    assert question is not None
+    expected = sample(training.model, learnt, length=12, context=96, temperature=0.0, stop=256)
+    wanted = bytes(token for token in expected if token < 256).decode(errors="replace")
+    options = {"length": 12, "temperature": 0.0, "top_k": None}
+    assert "".join(modelwright.generate("mine", question.group(), **options)) == wanted
+    assert "".join(modelwright.generate("mine", rendered, **options)) == wanted
+    unrendered = TextWriter(training, Sampling(length=12, temperature=0.0)).texts([question.group()])[0]["text"]
+    assert unrendered != wanted
+
+
+def test_models_that_do_not_continue_texts_are_refused() -> None:
+    Path("rows.csv").write_text("text,label\n" + "".join(f"word {i},{'ab'[i % 2]}\n" for i in range(40)))
+    data = "{use: text-classes, files: [rows.csv], length: 16, tokenizer: byte}"
+    write_recipe(DIGITS | {"data": data, "model": "{use: text-convolution, width: 8, filters: 4}"})
+    outcome = invoke("train", "recipe.yaml", "--name", "mine")
+    assert outcome.code == 0, outcome.err
+    with pytest.raises(ModelwrightError, match="is Classification, so its model does not continue texts") as caught:
+        modelwright.generate("mine", "a")
+    assert "predict" in caught.value.remedy

@@ -101,7 +101,7 @@ RECIPES = {
         recipe={"optimizer": "adamv"},
         what="no optimizer named 'adamv'",
         where=r"recipe\.yaml:4 \(optimizer",
-        remedy="did you mean 'adamw'.* Your own: use: package.module:Class",
+        remedy="did you mean 'adam'.* Your own: use: package.module:Class",
     ),
     "not YAML": Mistake(recipe={"clip": "[1"}, what="not YAML", where=r"recipe\.yaml:\d", remedy="close the bracket"),
     "no recipe": Mistake(

@@ -49,13 +49,15 @@ def trained(prepared: Prepared, run: Run, watch: Watch | None) -> Iterator[Step]
     if watch is None:
         yield from (record for record in prepared.run(None, lambda: False) if isinstance(record, Step))
         return
+    seconds: list[float] = []
     with seeing(prepared, run, watch) as look:
         for record in prepared.run(None, lambda: False):
             look(record)
             if isinstance(record, Step):
+                seconds.append(record.step_seconds)
                 yield record
         if prepared.group.rank == 0:
-            run.update(summary=look.summary)
+            run.update(summary=look.summary(statistics.median(seconds)))
 
 
 @pytest.fixture

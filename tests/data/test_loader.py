@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.data import loader
 from modelwright.data.loader import Loader
 from modelwright.data.memory import InMemory
 from modelwright.data.order import Order
@@ -75,12 +76,37 @@ def large() -> Counted:
     return Counted({"inputs": torch.arange(LENGTH)[:, None].repeat(1, 2**16)})
 
 
-def test_small_steps_are_read_many_at_once_and_without_a_thread() -> None:
+def test_small_steps_are_read_many_at_once_and_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_SLOW", 10.0)  # machines under test are
     dataset = small()
     steps = Loader(dataset, ORDER, batch=4, micro_batch=4, steps=100)
     read = [batch["inputs"] for (batch,) in steps if not _loader_threads()]
     assert torch.equal(torch.cat(read), torch.from_numpy(ORDER(np.arange(400))))
     assert dataset.reads == [4, 64 * 4, 35 * 4]
+
+
+class Ragged:
+    """Pads to the longest sample that is asked for."""
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitems__(self, positions: Any) -> Any:
+        return {"inputs": torch.zeros(len(positions), int(np.asarray(positions).max()) % 7 + 1)}
+
+
+def test_what_is_padded_to_its_company_is_read_step_by_step() -> None:
+    loader = Loader(Ragged(), ORDER, batch=2, micro_batch=2, steps=30)
+    shapes = [batch["inputs"].shape for (batch,) in loader]
+    assert shapes == [loader.step(number)[0]["inputs"].shape for number in range(30)]
+    assert len(set(shapes)) > 1
+
+
+def test_every_step_begins_where_memory_is_aligned() -> None:
+    """Matrix products round by it, and a resumed run would differ in the last bits."""
+    odd = InMemory({"inputs": torch.arange(3 * LENGTH, dtype=torch.float64).view(LENGTH, 3)})
+    for batch, *_ in Loader(odd, ORDER, batch=3, micro_batch=2, steps=20):
+        assert batch["inputs"].data_ptr() % 64 == 0
 
 
 def test_large_steps_are_read_one_by_one() -> None:

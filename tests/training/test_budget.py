@@ -95,6 +95,22 @@ def test_a_time_budget_needs_a_measurement() -> None:
         steps(time=90.0)
 
 
+class Ragged:
+    """Tokens, padded to the longest sample that is asked for."""
+
+    def __len__(self) -> int:
+        return 50
+
+    def __getitems__(self, positions: Any) -> Any:
+        return {"inputs": torch.zeros(len(positions), 3 + max(positions) % 5, dtype=torch.int64)}
+
+
+def test_the_length_of_one_sample_is_not_taken_for_that_of_all() -> None:
+    assert tokens_per_sample(Ragged()) is None
+    with pytest.raises(ModelwrightError, match="in samples of one length"):
+        steps_of(Budget(tokens=500), batch=4, dataset=Ragged())
+
+
 def test_tokens_need_data_made_of_tokens() -> None:
     assert tokens_per_sample(TOKENS) == TIME
     assert tokens_per_sample(NUMBERS) is None

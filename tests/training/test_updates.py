@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from tests.training.small import BATCH, FEATURES, SEED, TECHNIQUES, prepare, same, snapshot, stepping
+from tests.training.small import BATCH, FEATURES, SEED, TECHNIQUES, heard, prepare, same, snapshot, stepping
 from tests.world import run_world
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modelwright.app.seeing import _norms
+from modelwright.app.session import run_training
+from modelwright.base import phases
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.world import Mesh
 from modelwright.data.order import Order
 from modelwright.optim.adamw import AdamW
+from modelwright.optim.scaling import DynamicScale
 from modelwright.optim.schedules.constant import Constant
 from modelwright.optim.schedules.linear import Linear
 from modelwright.optim.sgd import SGD
+from modelwright.runs import Run
+from modelwright.runs.metrics import read_metrics
 from modelwright.training import checkpoints
 from modelwright.training.updating import Updating
+from modelwright.training.watching import Watch
 
 HERE = "tests.training.test_updates"
 TOTAL = 9
@@ -174,6 +182,64 @@ def test_every_update_is_told_by_name() -> None:
     assert list(steps[1].gradient_norms) == ["discriminator"]
     assert steps[0].learning_rates["generator"] == 0.1
     assert not any(step.masked for step in steps)
+
+
+class Halved(Adversarial):
+    """One term, minimised by both."""
+
+    coefficients: ClassVar = {"sum": 0.5}
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sum": torch.tensor(len(batch["inputs"]))}
+
+    def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sum": torch.stack(list(super().loss(outputs, batch).values())).sum()}
+
+
+def test_rows_name_each_update_alike_in_every_step(tmp_path: Path) -> None:
+    """The first update acts in every other step only, and both minimise the one term."""
+    rhythms = {"generator": 2, "discriminator": 1}
+    both = {name: replace(updates()[name], terms=(), every=every) for name, every in rhythms.items()}
+    prepared = training(objective=Halved(), updates=both, total=4)
+    run = Run.create(tmp_path, "both", "train")
+    run_training(prepared, run, stop=lambda: False)
+    rows = [row for row in read_metrics(run.metrics_path) if row["kind"] == "step"]
+    assert [row.get("learning_rate") for row in rows] == [0.1, None, 0.1, None]
+    assert all(row["learning_rate/discriminator"] <= 0.01 for row in rows)
+    assert all("gradient_norm/discriminator" in row for row in rows)
+    steps = list(stepping(training(objective=Halved(), updates=both, total=4)))
+    assert [list(step.losses) for step in steps] == [["generator/sum", "discriminator/sum"], ["discriminator/sum"]] * 2
+    assert [row["loss"] for row in rows] == [0.5 * sum(step.losses.values()) for step in steps]
+
+
+class OneIdle(Adversarial):
+    """The generator never has a valid target."""
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return super().counts(batch) | {"generator": torch.tensor(0)}
+
+
+def test_an_update_without_targets_is_told_as_such() -> None:
+    with heard() as events:
+        list(stepping(training(objective=OneIdle(), total=1)))
+    (told,) = [event for event in events if event.kind == "step-masked"]
+    assert told.message == "step 1 was left out: no valid targets"
+
+
+def test_norms_by_module_are_of_the_unscaled_gradients_of_each_update() -> None:
+    fields = {"watch": Watch(gradients=1), "total": 1}
+    rows = []
+    for scales in (None, {"discriminator": 1024.0, "generator": 2.0}):
+        prepared = training(**fields)
+        for update in prepared.updates:
+            update.scale = None if scales is None else DynamicScale(initial=scales[update.name]).build()
+        norms = _norms(prepared, 1, 1)
+        with phases.watching(norms):
+            list(stepping(prepared))
+        rows.append(norms.rows(all_of_them=True))
+    for plain, scaled in zip(*rows, strict=True):
+        assert scaled.pop("kind") == plain.pop("kind") == "gradients"
+        assert scaled == pytest.approx(plain, rel=1e-9)
 
 
 def test_a_resumed_training_goes_on_in_the_same_rhythm(tmp_path: Any) -> None:

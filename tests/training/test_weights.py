@@ -83,9 +83,19 @@ def test_the_best_weights_come_back_at_the_end_of_the_budget_too() -> None:
     records, _ = run(whole)
     best = whole.patience.best_step  # type: ignore[union-attr]
     short = overfitting(total=best + EVERY)
-    _, models = run(short)
+    with heard() as events:
+        _, models = run(short)
     assert short.state.step == best + EVERY
     assert same(model_of(short), models[best])
+    (told,) = [event for event in events if event.kind == "best-restored"]
+    assert told.details["best_step"] == best
+
+
+def test_patience_goes_on_with_the_score_it_watched() -> None:
+    state = Patience(monitor="loss", better="lower", patience=2).state()
+    with pytest.raises(ModelwrightError, match="watched 'loss', not 'accuracy'") as caught:
+        Patience(monitor="accuracy", better="higher", patience=2).load(state)
+    assert caught.value.where == "evaluation.monitor"
 
 
 @pytest.mark.parametrize("averaging", [None, Ema(decay=0.9)])
@@ -191,6 +201,8 @@ def test_a_plateau_lowers_the_rate_by_the_scores(tmp_path: Path) -> None:
         ({"evaluation": Evaluation(every=2, patience=1, monitor="accurracy")}, "evaluation.monitor"),
         ({"held_out": None}, "evaluation"),
         ({"evaluation": Evaluation(), "schedule": Plateau()}, "evaluation"),
+        ({"momentum_schedule": Plateau()}, "momentum_schedule"),
+        ({"weight_decay_schedule": Plateau()}, "weight_decay_schedule"),
     ],
 )
 def test_watching_what_is_not_there_is_refused(fields: dict[str, Any], where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -59,13 +58,20 @@ def seeing(prepared: Prepared, run: Run, watch: Watch) -> Iterator[Seeing]:
 
 
 def _norms(prepared: Prepared, every: int, depth: int) -> GradientNorms:
-    scales = [update.scale for update in prepared.updates if update.scale is not None]
+
+    def scale() -> float:
+        """Of the update that has gradients now: each has a scale of its own."""
+        for update in prepared.updates:
+            if update.scale is not None and any(p.grad is not None for p in update.program.parameters()):
+                return update.scale.value
+        return 1.0
+
     return GradientNorms(
         prepared.program.model,
         every,
         depth=depth,
         norm=prepared.program.norm,
-        scale=lambda: scales[0].value if scales else 1.0,
+        scale=scale,
     )
 
 
@@ -81,7 +87,6 @@ class Seeing:
         self._waiting: deque[Step] = deque()
         self._detector = SpikeDetector() if watch.spikes else None
         self._diagnoses, self._spikes = 0, 0
-        self._seconds: list[float] = []
         self._counted: Row = utilisation_facts(prepared) if watch.utilisation else {}
         if self._counted and prepared.group.rank == 0:
             write_json(run.path / "flops.json", {"format": 1, **plain(self._counted)})
@@ -98,18 +103,16 @@ class Seeing:
         """The rows that are left."""
         return self._gradients.rows(all_of_them=True) if self._gradients is not None else []
 
-    @property
-    def summary(self) -> Row:
-        """For the run's record: FLOPs, peak and utilisation; all else of them is in ``flops.json``."""
-        if not self._counted or not self._seconds:
+    def summary(self, step_seconds: float | None) -> Row:
+        """For the run's record: FLOPs, peak and utilisation at this time a step; the rest is in ``flops.json``."""
+        if not self._counted or step_seconds is None:
             return {}
-        facts, seconds = self._counted, statistics.median(self._seconds)
+        facts, seconds = self._counted, step_seconds
         used = utilisation(facts["flops_per_step"], seconds, facts["peak_flops"], self._prepared.group.size)
         told = {name: facts[name] for name in ("flops_per_sample", "flops_per_step", "peak_flops", "peak_source")}
         return {"utilisation": used, **told}
 
     def _judge(self, step: Step) -> None:
-        self._seconds.append(step.step_seconds)
         if step.masked:
             self._masked(step)
         elif self._detector is not None:
@@ -120,7 +123,7 @@ class Seeing:
         if step.valid == 0 or overflowed or self._diagnoses >= self._watch.diagnose:
             return  # nothing to find, or a loss scale's own business, or enough of it
         self._diagnoses += 1
-        exact = step.reading.immediate
+        exact = step.reading.immediate and len(step.gradient_norms) == 1  # another update may have acted since
         self._tell("diagnosis", diagnose(self._prepared, step.number, exact=exact), step.number)
 
     def _look_for_spike(self, step: Step) -> None:
@@ -173,6 +176,5 @@ def utilisation_facts(prepared: Prepared) -> Row:
 
 
 def _loss(prepared: Prepared, step: Step) -> float:
-    coefficients = prepared.program.objective.coefficients
-    loss = sum(coefficients.get(term.rpartition("/")[2], 1.0) * value for term, value in step.losses.items())
+    loss = step.loss(prepared.program.objective.coefficients)
     return loss if math.isfinite(loss) else math.nan

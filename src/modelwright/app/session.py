@@ -49,7 +49,7 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
                 recorder(record)
                 recorder.add(look(record))
             recorder.add(look.finish())
-            recorder.summary |= look.summary
+            recorder.summary |= look.summary(recorder.step_seconds)
         if writes:
             with prepared.weights.shown():
                 export_weights(prepared.program.model, _weights(run))
@@ -160,8 +160,13 @@ class Recorder:
     def finish(self) -> None:
         """Write what is held back and complete the summary."""
         self.settle()
-        if self._taken:
-            self.summary["step_seconds"] = statistics.median(self._taken)
+        if self.step_seconds is not None:
+            self.summary["step_seconds"] = self.step_seconds
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median of all steps so far."""
+        return statistics.median(self._taken) if self._taken else None
 
     def _write(self, row: Row) -> None:
         if self._writer is not None:
@@ -176,17 +181,15 @@ class Recorder:
             self._writer.flush()
 
     def _step_row(self, step: Step) -> Row:
-        coefficients = self._prepared.training.objective.coefficients
-        losses = step.losses
-        loss = sum(coefficients.get(term, 1.0) * value for term, value in losses.items())
+        losses, first = step.losses, self._prepared.updates[0].name
         memory = self._peak(step)
         row: Row = {
             "kind": "step",
             "step": step.number,
-            "loss": loss,
+            "loss": step.loss(self._prepared.program.objective.coefficients),
             **({f"loss/{term}": value for term, value in losses.items()} if len(losses) > 1 else {}),
-            **_by_update("learning_rate", step.learning_rates),
-            **_by_update("gradient_norm", step.gradient_norms),
+            **_by_update("learning_rate", step.learning_rates, first),
+            **_by_update("gradient_norm", step.gradient_norms, first),
             "samples": step.samples,
             **({"tokens": step.samples * self._tokens} if self._tokens else {}),
             "time": time.time(),
@@ -229,7 +232,6 @@ class Recorder:
         }
 
 
-def _by_update(name: str, values: Mapping[str, float]) -> Row:
-    """The first update's number under the plain name, those of further ones as ``NAME/UPDATE``."""
-    (_, first), *rest = values.items()
-    return {name: first, **{f"{name}/{update}": value for update, value in rest}}
+def _by_update(name: str, values: Mapping[str, float], first: str) -> Row:
+    """The first update's number under the plain name, where it acted; those of further ones as ``NAME/UPDATE``."""
+    return {name if update == first else f"{name}/{update}": value for update, value in values.items()}

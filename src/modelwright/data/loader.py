@@ -12,7 +12,7 @@ import numpy as np
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset
-from modelwright.data.batches import read
+from modelwright.data.batches import alike, read
 from modelwright.data.order import Order
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Loader:
     """The samples of one rank, step by step: an iterable of lists of micro-batches.
 
     Step ``s`` takes the positions ``[position + s * batch, position + (s + 1) * batch)`` of the order, and
-    this rank the slice ``part`` of them. Small samples that are quickly read are read for several steps at once; others
-    by a thread, with one batched read per step, that is up to two steps ahead and ends with the iteration, however that
+    this rank the slice ``part`` of them. Small samples that are quickly read are read for several steps at once, where
+    each is the same whichever others it is read with (:func:`modelwright.data.batches.alike`); others by a thread, with one batched read per step, that is up to two steps ahead and ends with the iteration, however that
     ends.
 
     Args:
@@ -111,6 +111,8 @@ class Loader:
                 return
 
     def _together(self, step: list[Batch]) -> int:
+        if not alike(self._dataset):
+            return 1  # what is padded to the longest would be padded to that of many steps
         size = sum(tensor.nbytes for batch in step for tensor in batch.values())
         return min(_MOST_STEPS, _MOST_BYTES // max(size, 1))
 
@@ -127,12 +129,17 @@ class Loader:
             raise _placed(error, f"positions {positions[0]} to {positions[-1]} of the order") from error
         if self._pin:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-        return [self._cut(batch, step * share, (step + 1) * share) for step in range(count)]
+        if count == 1:
+            return [self._cut(batch, share)]
+        # Each step in memory of its own: products round by where in memory their factors begin, and a resumed run, which
+        # reads other steps together, is to give the same bits.
+        places = [slice(step * share, (step + 1) * share) for step in range(count)]
+        return [self._cut({name: whole[place].clone() for name, whole in batch.items()}, share) for place in places]
 
-    def _cut(self, batch: Batch, begin: int, end: int) -> list[Batch]:
+    def _cut(self, batch: Batch, share: int) -> list[Batch]:
         return [
-            {name: tensor[start : min(start + self._micro_batch, end)] for name, tensor in batch.items()}
-            for start in range(begin, end, self._micro_batch)
+            {name: tensor[start : start + self._micro_batch] for name, tensor in batch.items()}
+            for start in range(0, share, self._micro_batch)
         ]
 
 

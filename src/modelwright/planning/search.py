@@ -208,10 +208,11 @@ class _Search:
 
     def recompute(self, request: PlanRequest, start: Plan) -> None:
         """Where nothing fits even so, give time for memory."""
-        for kind in ("selective", "full"):
+        smallest = self.best
+        for plan, kind in product((start, smallest), ("selective", "full")):
             if self.measured is not None or request.recompute != "auto":
                 return
-            self.best = replace(start, recompute=kind)
+            self.best = replace(plan, recompute=kind)
             self._challenge(self.best)
             self.descend(request)
 

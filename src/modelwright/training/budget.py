@@ -12,6 +12,7 @@ from modelwright.data.batches import read
 from modelwright.training.settings import Budget
 
 _NOISE = 1e-9
+_LOOKED_AT = 16  # samples, to see whether they are of one length
 
 
 def steps_of(budget: Budget, *, batch: int, dataset: Dataset, step_seconds: float | None = None) -> int:
@@ -41,9 +42,12 @@ def steps_of(budget: Budget, *, batch: int, dataset: Dataset, step_seconds: floa
 
 
 def tokens_per_sample(dataset: Dataset) -> int | None:
-    """Tokens in one sample, or ``None`` where the inputs are not sequences of tokens."""
+    """Tokens in one sample, or ``None`` where the inputs are not sequences of tokens, all of one length."""
     inputs = read(dataset, [0]).get("inputs")
     if inputs is None or inputs.ndim != 2 or inputs.dtype != torch.int64:
+        return None
+    some = range(0, len(dataset), -(-len(dataset) // _LOOKED_AT))
+    if any(read(dataset, [place])["inputs"].shape != inputs.shape for place in some):
         return None
     return int(inputs.shape[1])
 
@@ -52,7 +56,7 @@ def _tokens(dataset: Dataset) -> int:
     tokens = tokens_per_sample(dataset)
     if tokens is None:
         raise ModelwrightError(
-            "a budget in tokens needs data made of tokens",
+            "a budget in tokens needs data made of tokens, in samples of one length",
             where="budget.tokens",
             remedy="give the budget in steps, samples, epochs or time",
         )

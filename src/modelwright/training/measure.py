@@ -7,7 +7,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -28,18 +28,26 @@ def measure(prepared: Prepared, *, seconds: float = 1.0, at_least: int = 2, limi
         limit: a step that takes longer than this is reason to stop after it.
     """
     prepared.state.total = 1_000_000_000
+    period = math.lcm(*(update.every for update in prepared.updates))
+    if period > 1:  # steps differ: only whole rounds of them tell what one takes, and a long one proves nothing
+        at_least, limit = period * -(-at_least // period), math.inf
     watch = _enough(seconds, at_least, limit)
     training = steps(prepared.updates, prepared.loader(), prepared.state, prepared.group, watch)
     taken = [_finished(step.step_seconds, prepared) for step in training][WARM_UP:]
     peaks = prepared.group.gather({"peak": peak_bytes(prepared.program.device), "steps": taken})
     slowest = [max(rank["steps"][number] for rank in peaks) for number in range(len(taken))]
     return Measurement(
-        step_seconds=statistics.median(slowest),
+        step_seconds=_usual(slowest, period),
         low=min(slowest),
         high=max(slowest),
         peak_bytes=max(rank["peak"] for rank in peaks),
         steps=len(slowest),
     )
+
+
+def _usual(seconds: Sequence[float], period: int) -> float:
+    """The median step; where some updates act in some steps only, the mean of the median round, step by step."""
+    return statistics.fmean(statistics.median(seconds[place::period]) for place in range(min(period, len(seconds))))
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -47,10 +47,21 @@ class Patience:
     def state(self) -> dict[str, Any]:
         """Best score, its step, and how many evaluations passed since."""
         best = self.best if math.isfinite(self.best) else None
-        return {"best": best, "best_step": self.best_step, "without_gain": self.without_gain}
+        counted = {"best": best, "best_step": self.best_step, "without_gain": self.without_gain}
+        return {"monitor": self.monitor, **counted}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state` described."""
+        """Become what :meth:`state` described.
+
+        Raises:
+            ModelwrightError: that watched another score.
+        """
+        if state["monitor"] != self.monitor:
+            raise ModelwrightError(
+                f"the run that is to go on watched '{state['monitor']}', not '{self.monitor}': its best is of another kind",
+                where="evaluation.monitor",
+                remedy=f"watch {state['monitor']}, or give the new run another name",
+            )
         if state["best"] is not None:
             self.best = float(state["best"])
         self.best_step, self.without_gain = int(state["best_step"]), int(state["without_gain"])

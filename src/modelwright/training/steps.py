@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,20 @@ class Step:
         """Valid targets in the step, over all workers and terms."""
         return int(sum(self._of_updates(2)))
 
+    def loss(self, coefficients: Mapping[str, float]) -> float:
+        """The sum of :attr:`losses` with the objective's ``coefficients``: what was minimised."""
+        return sum(coefficients.get(self._term(name), 1.0) * value for name, value in self.losses.items())
+
+    @property
+    def idle(self) -> bool:
+        """Whether an update was left out for want of a valid target."""
+        return min(self._of_updates(2)) <= 0
+
+    def _term(self, name: str) -> str:
+        """Without the update's name, where it stands before that of the term."""
+        update, _, term = name.partition("/")
+        return term if term and update in self.learning_rates else name
+
     def _of_updates(self, place: int) -> list[float]:
         return self.reading.values()[len(self.terms) + place :: _NUMBERS]
 
@@ -114,7 +129,7 @@ def steps(
         state.average()
         now = time.perf_counter()
         state.advance(seconds=now - before)
-        step = _step(done, state, now - before)
+        step = _step(done, updates, state, now - before)
         guard.watch(step)
         enter(Phase.BETWEEN)
         yield step
@@ -125,22 +140,22 @@ def steps(
     guard.finish()
 
 
-def _step(done: Mapping[str, Applied], state: State, seconds: float) -> Step:
-    losses = _named([applied.losses for applied in done.values()], list(done))
+def _step(done: Mapping[str, Applied], updates: Sequence[Update], state: State, seconds: float) -> Step:
+    losses = _named({name: applied.losses for name, applied in done.items()}, updates)
     numbers = [number for applied in done.values() for number in (applied.norm, applied.masked, applied.valid)]
     rates = {name: applied.learning_rate for name, applied in done.items()}
     reading = Reading([*losses.values(), *numbers])
     return Step(state.step, rates, state.samples, state.seconds, seconds, tuple(losses), reading)
 
 
-def _named(losses: Sequence[Mapping[str, Tensor]], updates: Sequence[str]) -> dict[str, Tensor]:
+def _named(losses: Mapping[str, Mapping[str, Tensor]], updates: Sequence[Update]) -> dict[str, Tensor]:
     """Losses by term; a term that several updates minimise has one entry for each, ``UPDATE/TERM``."""
-    if len(losses) == 1:
-        return dict(losses[0])
-    terms = [term for by_term in losses for term in by_term]
+    if len(updates) == 1:
+        return dict(*losses.values())
+    chosen = [update.program.terms for update in updates]
     return {
-        f"{name}/{term}" if terms.count(term) > 1 else term: value
-        for name, by_term in zip(updates, losses, strict=True)
+        f"{name}/{term}" if sum(terms is None or term in terms for terms in chosen) > 1 else term: value
+        for name, by_term in losses.items()
         for term, value in by_term.items()
     }
 
@@ -194,7 +209,7 @@ class _Guard:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        reason = "no valid targets" if step.valid == 0 else "a non-finite gradient"
+        reason = _reason(step)
         if self._speaks:
             emit(
                 "step-masked",
@@ -210,3 +225,9 @@ class _Guard:
                 where=f"step {step.number}",
                 remedy="lower optimizer.lr, lengthen the warm-up, or look for bad values in the data",
             )
+
+
+def _reason(step: Step) -> str:
+    finite = all(math.isfinite(norm) for norm in step.gradient_norms.values())
+    reasons = [] if finite else ["a non-finite gradient"]
+    return " and ".join([*reasons, *(["no valid targets"] if step.idle else [])])

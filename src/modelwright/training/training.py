@@ -32,7 +32,7 @@ from modelwright.optim.schedules.cosine import Cosine
 from modelwright.optim.settings import check_schedules, note_bases
 from modelwright.parallel import EXCHANGES
 from modelwright.parallel.compiling import compile_regions
-from modelwright.parallel.layouts.replicate import Replicate, ReplicatedProgram, batch_norms
+from modelwright.parallel.layouts.replicate import Replicate, ReplicatedProgram, batch_norms, equalise
 from modelwright.parallel.program import LocalProgram
 from modelwright.parallel.recompute import set_recompute, tell_recompute
 from modelwright.planning.search import check_share
@@ -41,6 +41,7 @@ from modelwright.training.due import SavingDue
 from modelwright.training.evaluation import evaluate
 from modelwright.training.fit import Record, fit
 from modelwright.training.patience import Patience, check_monitor
+from modelwright.training.reference import reference_of
 from modelwright.training.settings import Budget, Evaluation, Saving
 from modelwright.training.state import Numbers, State
 from modelwright.training.steps import steps
@@ -137,6 +138,8 @@ class Prepared:
 
     def _numbers(self) -> dict[str, Numbers]:
         parts: dict[str, Numbers] = {} if self.patience is None else {"patience": self.patience}
+        if (reference := reference_of(self.training.objective, self.program.objective)) is not None:
+            parts["reference"] = reference
         for update in self.updates:
             prefix = f"{update.name}." if update.name else ""
             if update.scale is not None:
@@ -178,8 +181,20 @@ class Prepared:
             save_due=SavingDue(saving, self.state, self.group),
             judge=self._judge,
             ended=lambda: self.ended,
-            settle=self.weights.settle,
+            settle=self._settle,
         )
+
+    def _settle(self) -> None:
+        best = self.patience.best_step if self.patience is not None and self.weights.best.tensors else None
+        self.weights.settle()
+        if best is not None and best != self.state.step and not self.ended and self.group.rank == 0:
+            emit(
+                "best-restored",
+                f"the budget is used up, and the weights of step {best} are restored: of those that were scored on the "
+                "way they are the best; the last ones are in the newest checkpoint",
+                step=self.state.step,
+                best_step=best,
+            )
 
     @property
     def ended(self) -> bool:
@@ -249,6 +264,14 @@ def check_fit(training: Training, plan: Plan) -> None:
 
 def _check_monitors(training: Training) -> None:
     schedules = [updating.schedule for updating in training.updatings.values()]
+    for updating in training.updatings.values():
+        for name in ("momentum_schedule", "weight_decay_schedule"):
+            if remembering(_built(getattr(updating, name))) is not None:
+                raise ModelwrightError(
+                    "a schedule that looks at scores is of the learning rate: here it would never hear any",
+                    where=name,
+                    remedy="choose one that follows from the step, such as linear",
+                )
     watched = [monitor_of(schedule) for schedule in schedules if remembering(built(schedule)) is not None]
     if training.evaluation.patience is not None:
         watched.append(training.evaluation.monitor)
@@ -279,6 +302,8 @@ def _laid_out(training: Training, plan: Plan, mesh: Mesh) -> ReplicatedProgram:
     _put_to_train(model, mesh)
     if plan.attention is not None:
         set_attention(model, plan.attention)
+    if hasattr(training.objective, "build"):  # what it takes from the weights is to be the same on every rank
+        equalise(model, mesh.axis("replicate"))
     program = LocalProgram(model, begun(training.objective, model), device=device, precision=plan.precision)
     recomputed = set_recompute(model, plan.recompute)
     if mesh.rank == 0:

@@ -85,6 +85,25 @@ def test_rows_of_other_types_are_told(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_a_table_loses_nothing(kind: str, tmp_path: Path) -> None:
+    """A name that the first row lacks has no column; one that a later row lacks is empty there."""
+    parquet = pytest.importorskip("pyarrow.parquet") if kind == ".parquet" else None
+    path = tmp_path / f"rows{kind}"
+    with (
+        pytest.raises(ModelwrightError, match="has 'note', for which the table has no column") as caught,
+        row_file(path, KINDS) as file,
+    ):
+        file.write([{"a": "1", "b": "2"}])
+        file.write([{"a": "3"}])
+        file.write([{"a": "4", "note": "lost"}])
+    assert (caught.value.where, caught.value.remedy) == (str(path), "write .jsonl instead")
+    if parquet is not None:
+        assert parquet.read_table(path).to_pylist() == [{"a": "1", "b": "2"}, {"a": "3", "b": None}]
+    else:
+        assert path.read_text().splitlines() == ["a,b", "1,2", "3,"]
+
+
 def test_standard_output_gets_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with row_file(None, KINDS) as file:
         file.write(ROWS)

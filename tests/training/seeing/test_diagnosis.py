@@ -18,7 +18,7 @@ from modelwright.training.seeing.diagnosis import Diagnosis, Finding, diagnose, 
 from modelwright.training.seeing.probing import finite
 from modelwright.training.training import Prepared
 
-HERE = "tests.training.test_diagnosis"
+HERE = "tests.training.seeing.test_diagnosis"
 
 
 def poisoned(*positions: int, value: float = torch.inf) -> dict[str, Tensor]:

@@ -100,16 +100,18 @@ def test_what_is_computed_again_is_not_counted() -> None:
     assert flops is not None and (flops.forward, flops.backward) == by_hand()
 
 
-def language(**fields: Any) -> Prepared:
+def language(objective: NextToken | None = None, **fields: Any) -> Prepared:
     tokens = torch.randint(VOCABULARY, (60, TIME + 1), generator=torch.Generator().manual_seed(0))
     data = InMemory({"inputs": tokens[:, :-1], "targets": tokens[:, 1:]})
-    return prepare(data, objective=NextToken(), model=small_gpt(), **fields)
+    return prepare(data, objective=objective or NextToken(), model=small_gpt(), **fields)
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "explicit"])
 def test_a_gpt_agrees_with_torchs_counter(kernel: str) -> None:
-    """Torch's counter has no formula for the CPU's fused attention: 4 T^2 Q forward, and twice that backward."""
-    prepared = language()
+    """Torch's counter has no formula for the CPU's fused attention: 4 T^2 Q forward, and twice that backward; nor for
+    products in place, as chunked logits have them.
+    """
+    prepared = language(NextToken(logits="full"))
     set_attention(prepared.program.model, kernel)
     objective, model = prepared.training.objective, prepared.program.model
     batch = read(prepared.training.data.train, range(BATCH))
@@ -121,6 +123,12 @@ def test_a_gpt_agrees_with_torchs_counter(kernel: str) -> None:
     assert flops is not None and flops.how == "meta" and flops.sample == expected
     (part,) = [each for each in micro_batches(prepared) if each.number == 0]
     assert _computed(prepared.program, part, "micro-batch").sample == expected
+
+
+def test_logits_that_never_exist_count_as_much() -> None:
+    whole, chunked = (count_flops(language(NextToken(logits=logits))) for logits in ("full", "chunked"))
+    assert whole is not None and chunked is not None
+    assert (chunked.sample, chunked.how) == (whole.sample, "meta")
 
 
 def test_palms_formula_agrees_with_the_count_for_a_gpt() -> None:

@@ -17,7 +17,7 @@ from modelwright.data.batches import read
 from modelwright.training.seeing.spikes import LEAST, QUIET, SpikeDetector
 from modelwright.training.seeing.worst import SpikeDiagnosis, explain
 
-HERE = "tests.training.test_spikes"
+HERE = "tests.training.seeing.test_spikes"
 STEPS = 10_000
 SAMPLES = 600
 PLACES = (1, 4)  # in the batch of the spike: one in each rank's half

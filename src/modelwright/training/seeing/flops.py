@@ -104,6 +104,10 @@ def _fused_attention() -> dict[Any, Callable[..., int]]:
 
 
 _ATTENTION = _fused_attention()
+_IN_PLACE = {  # torch's formulas know the others alone
+    torch.ops.aten.addmm_: torch.ops.aten.addmm,
+    torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm,
+}
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -124,8 +128,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _count(self, operator: Any, args: Any, kwargs: Any, result: Any) -> None:
         if operator in _ATTENTION:
             self.counts[str(operator)] += _ATTENTION[operator](*args, **kwargs)
-        elif operator in flop_registry:
-            self.counts[str(operator)] += flop_registry[operator](*args, **kwargs, out_val=result)
+        elif (known := _IN_PLACE.get(operator, operator)) in flop_registry:
+            self.counts[str(known)] += flop_registry[known](*args, **kwargs, out_val=result)
 
 
 def _on_meta(program: LocalProgram, part: MicroBatch) -> Flops:
