@@ -128,7 +128,7 @@ TASKS = {"digits-mlp": digits_mlp, "convnet": convnet, "gpt": gpt}
 
 
 class Batches(Dataset):  # type: ignore[type-arg]
-    """A whole batch for a list of indices, in one read."""
+    """A whole batch for a list of indices, in one read: torch's own convention."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -136,12 +136,22 @@ class Batches(Dataset):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return len(self.task.inputs)
 
-    def __getitem__(self, indices: Any) -> dict[str, Tensor]:
-        return {"inputs": self.task.inputs[indices], "targets": self.task.targets[indices]}
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        chosen = torch.as_tensor(indices)
+        return {"inputs": self.task.inputs[chosen], "targets": self.task.targets[chosen]}
 
 
-class Samples(Batches):
+class Samples(Dataset):  # type: ignore[type-arg]
     """One sample for an index, as in a quick start."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __len__(self) -> int:
+        return len(self.task.inputs)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"inputs": self.task.inputs[index], "targets": self.task.targets[index]}
 
 
 def loader(task: Task, setting: Setting) -> DataLoader[Any]:
@@ -149,8 +159,8 @@ def loader(task: Task, setting: Setting) -> DataLoader[Any]:
     if not setting.batched:
         return DataLoader(Samples(task), batch_size=task.batch, shuffle=True, drop_last=True)
     order = Order(len(task.inputs), seed=0)
-    batches = [torch.from_numpy(order(range(i * task.batch, (i + 1) * task.batch))) for i in range(task.steps)]
-    return DataLoader(Batches(task), batch_size=None, sampler=batches)  # type: ignore[arg-type]
+    batches = [list(order(range(i * task.batch, (i + 1) * task.batch))) for i in range(task.steps)]
+    return DataLoader(Batches(task), batch_sampler=batches, collate_fn=lambda batch: batch)
 
 
 def forever(batches: Any, steps: int) -> Iterator[Any]:

@@ -123,6 +123,10 @@ def test_rows_of_a_table_come_back_under_the_names_of_their_classes() -> None:
     assert right == pytest.approx(scores()["accuracy"], abs=1e-12)
     Path("new.csv").write_text("colour,size\nred,6\nblue,0\n")
     assert [row["class"] for row in predicted("--file", "new.csv")] == ["big", "small"]
+    np.save("new.npy", np.array([[6.0, 0.0], [0.0, 1.0]]))
+    refused = invoke("predict", "mine", "--file", "new.npy")  # it would be read without being standardised
+    assert refused.code == 2
+    assert "does not say which column is which" in refused.err
     Path("bad.csv").write_text("colour,size\nred,6\nblue,\n")
     refused = invoke("predict", "mine", "--file", "bad.csv")
     assert refused.code == 2

@@ -61,6 +61,16 @@ def test_scores_that_are_no_numbers_or_below_zero() -> None:
     assert schedule.factor(0, 10) == 0.5
 
 
+@pytest.mark.parametrize(("better", "scores"), [("lower", (2.0, 1.0, 0.5)), ("higher", (0.5, 1.0, 2.0))])
+def test_infinite_scores_are_no_measure_of_later_ones(better: Any, scores: tuple[float, ...]) -> None:
+    schedule = Plateau(factor=0.5, patience=1).build()
+    schedule.observe(math.inf, better)
+    for score in scores:
+        schedule.observe(score, better)
+    assert schedule.factor(0, 10) == 1
+    assert schedule.state()["best"] == scores[-1]
+
+
 def test_the_warm_up_is_counted_in_steps() -> None:
     schedule = Plateau(factor=0.5, patience=0, warmup=4).build()
     assert [schedule.factor(step, 10) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]

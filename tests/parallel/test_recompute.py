@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.models.gpt import GPT
+from modelwright.objectives.next_token import NextToken
 from modelwright.parallel.compiling import compile_regions
+from modelwright.parallel.program import LocalProgram
 from modelwright.parallel.recompute import set_recompute
 from modelwright.parallel.regions import regions
 
@@ -75,6 +77,25 @@ def test_full_keeps_least_and_selective_repeats_no_product() -> None:
     assert products["none"] == products["selective"] < products["full"]
 
 
+def test_a_model_that_is_trained_again_forgets_the_earlier_wish() -> None:
+    model = language_model()
+    own = model.blocks[1].forward
+    model.blocks[1].forward = lambda *inputs: own(*inputs)
+    mine = model.blocks[1].forward
+    set_recompute(model, "full")
+    set_recompute(model, "full")
+    assert run(model)[2] == run(recomputing(language_model()))[2]
+    set_recompute(model, "none")
+    assert run(model)[2] == run(language_model())[2]
+    assert "forward" not in vars(model.blocks[0])
+    assert model.blocks[1].forward is mine
+
+
+def recomputing(model: nn.Module) -> nn.Module:
+    set_recompute(model, "full")
+    return model
+
+
 def test_evaluation_is_left_alone() -> None:
     model = language_model()
     expected = model(TOKENS)
@@ -123,3 +144,45 @@ def test_compiled_regions_compute_the_same_under_the_same_names() -> None:
     assert list(model.state_dict()) == names
     for name, value in plain.items():
         torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12)
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm, self.dropout = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.dropout(torch.relu(self.norm(self.linear(inputs))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+def test_batch_norms_take_in_each_batch_once(recompute: str, momentum: float | None) -> None:
+    found = []
+    for kind in ("none", recompute):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(5, 8), nn.Sequential(Normed(), Normed()), nn.Linear(8, 4))
+        for norm in [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]:
+            norm.momentum = momentum
+        set_recompute(model, kind)
+        for _ in range(2):
+            model(torch.randn(16, 5)).square().sum().backward()
+        gradients = {f"{name}.grad": parameter.grad for name, parameter in model.named_parameters()}
+        found.append(model.state_dict() | gradients)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+def test_bf16_weights_are_there_when_blocks_are_computed_again(recompute: str) -> None:
+    batch = {"inputs": TOKENS, "targets": TOKENS.roll(-1, 1)}
+    found = []
+    for kind in ("none", recompute):
+        torch.manual_seed(3)
+        model = GPT(vocabulary=24, layers=3, width=16, heads=2, dropout=0.1).build()
+        program = LocalProgram(model, NextToken(), device=torch.device("cpu"), precision="bf16-weights")
+        set_recompute(model, kind)
+        torch.manual_seed(7)
+        program.forward_backward([batch, batch], program.counts([batch, batch]))
+        found.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

@@ -121,3 +121,8 @@ def test_a_listed_data_technique(tmp_path: Path) -> None:
     with pytest.raises(ModelwrightError) as caught:
         open_data(loaded(data=f"{{use: npy, {files.replace('x.npy', 'z.npy')}}}"), tmp_path / "cache")
     assert "z.npy" in str(caught.value)
+
+
+def test_a_model_of_sounds_takes_the_rate_of_the_data() -> None:
+    """Else 8000 samples a second would be read as 16000, and each frequency as twice what it is."""
+    assert filled_model(loaded(model="speech"), {"sample_rate": 8000, "classes": 3}).sample_rate == 8000

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.world import Mesh
+from modelwright.models.starts.freezing import freeze
 from modelwright.objectives.classification import Classification
 from modelwright.objectives.function import FunctionObjective
 
@@ -39,6 +40,17 @@ def test_a_model_in_evaluation_mode_is_put_to_training_mode() -> None:
         prepare(points(), model=model)
     assert all(module.training for module in model.modules())
     assert [(event.kind, event.level) for event in events] == [("model-put-to-train", "info")]
+
+
+def test_a_frozen_batch_norm_stands_still_in_a_model_that_came_in_evaluation_mode() -> None:
+    """As a pre-trained one does."""
+    model = normed().eval()
+    freeze(model, ["2"])
+    before = model[2].running_mean.clone()
+    prepared = prepare({name: value[:, 0] for name, value in points().items()}, model=model, total=2)
+    list(stepping(prepared))
+    assert [module.training for module in model] == [True, True, False, True]
+    assert torch.equal(model[2].running_mean, before)
 
 
 # --- batch norm

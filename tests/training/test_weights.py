@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.data.memory import InMemory
+from modelwright.objectives.classification import Classification
 from modelwright.optim.averages.ema import Ema
 from modelwright.optim.averages.mean import Mean
 from modelwright.optim.schedule_free import ScheduleFree
@@ -80,7 +81,7 @@ def test_training_ends_when_the_score_stops_gaining_and_the_best_weights_come_ba
 
 def test_the_best_weights_come_back_at_the_end_of_the_budget_too() -> None:
     whole = overfitting()
-    records, _ = run(whole)
+    run(whole)
     best = whole.patience.best_step  # type: ignore[union-attr]
     short = overfitting(total=best + EVERY)
     with heard() as events:
@@ -89,6 +90,24 @@ def test_the_best_weights_come_back_at_the_end_of_the_budget_too() -> None:
     assert same(model_of(short), models[best])
     (told,) = [event for event in events if event.kind == "best-restored"]
     assert told.details["best_step"] == best
+
+
+class Undefined(Classification):
+    """Scores that are no numbers; what is trained is as ever."""
+
+    def loss(self, outputs: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        totals = super().loss(outputs, batch)
+        return totals if torch.is_grad_enabled() else {term: total * torch.nan for term, total in totals.items()}
+
+
+def test_without_any_score_the_last_weights_stay_and_that_is_said() -> None:
+    prepared = overfitting(objective=Undefined())
+    with heard() as events:
+        _, models = run(prepared)
+    assert prepared.state.step == 3 * EVERY
+    assert same(model_of(prepared), models[3 * EVERY])
+    (told,) = [event for event in events if event.kind == "stopped-early"]
+    assert told.message.endswith("the last weights stay, as no score was finite")
 
 
 def test_patience_goes_on_with_the_score_it_watched() -> None:

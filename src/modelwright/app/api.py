@@ -88,7 +88,7 @@ def train(
     batch: int = 32,
     clip: float | None = 1.0,
     seed: int = 0,
-    precision: str = "fp32",
+    precision: str | None = None,
     groups: Sequence[GroupRule] = (),
     updates: Mapping[str, Updating] | None = None,
     averaging: AverageTechnique | None = None,
@@ -113,7 +113,8 @@ def train(
         batch: samples per step, over all processes.
         clip: largest global gradient norm, or ``None``.
         seed: of the data order and of dropout.
-        precision: a name of ``modelwright.parallel.PRECISIONS``, such as ``fp32`` or ``bf16``.
+        precision: a name of ``modelwright.parallel.PRECISIONS``, such as ``bf16``; that of ``plan``, or ``fp32``, where
+            it is ``None``.
         groups: rules that change the optimizer's settings by name of parameter.
         updates: several updates by name, each with its own parameters, optimizer and schedule, instead of
             ``optimizer``, ``schedule``, ``groups`` and ``clip``.
@@ -132,6 +133,12 @@ def train(
     """
     _check_technique("optimizer", optimizer, "build", _OPTIMIZERS)
     _check_technique("schedule", schedule, "factor", _SCHEDULES)
+    if updates and (optimizer is not None or schedule is not None or groups):
+        raise ModelwrightError(
+            "several updates bring their own optimizers, schedules and groups, so these would not be used",
+            where="updates",
+            remedy="give each modelwright.training.updating.Updating its own, and leave out those of train()",
+        )
     training = Training(
         model=model,
         data=splits_of(data, held_out),
@@ -149,7 +156,7 @@ def train(
         saving=saving or Saving(),
         watch=watch or Watch(),
     )
-    request = replace(plan or PlanRequest(), precision=precision)  # type: ignore[arg-type]
+    request = _request(plan or PlanRequest(), precision)
     check_targets(training.objective, training.data)
     with world() as mesh:
         console = Console(stderr=True, quiet=quiet or mesh.rank != 0)
@@ -251,6 +258,18 @@ def _removed_unless_begun(run: Run, mesh: Mesh) -> Iterator[None]:
         raise
 
 
+def _request(plan: PlanRequest, precision: str | None) -> PlanRequest:
+    if precision is None:
+        return plan if plan.precision != "auto" else replace(plan, precision="fp32")
+    if plan.precision not in ("auto", precision):
+        raise ModelwrightError(
+            f"precision is {precision}, and that of the plan is {plan.precision}",
+            where="precision",
+            remedy="give one of them",
+        )
+    return replace(plan, precision=precision)  # type: ignore[arg-type]
+
+
 def _check_same_precision(plan: Plan, precision: str) -> None:
     if precision not in ("auto", plan.precision):
         raise ModelwrightError(
@@ -258,6 +277,16 @@ def _check_same_precision(plan: Plan, precision: str) -> None:
             where="precision",
             remedy=f"give precision='{plan.precision}', or another name for the run",
         )
+
+
+def _tell_kept(plan: Plan, wished: PlanRequest) -> None:
+    """A run goes on by its own plan; wishes that it does not fulfil are not dropped without a word."""
+    asked = {name: getattr(wished, name) for name in ("micro_batch", "attention", "recompute", "compile", "offload")}
+    usual = vars(PlanRequest())
+    kept = {name: value for name, value in asked.items() if value not in (usual[name], getattr(plan, name))}
+    if kept:
+        told = ", ".join(f"{name} {getattr(plan, name)} (not {value})" for name, value in kept.items())
+        emit("plan-kept", f"the run goes on by the plan it was begun with: {told}", level="warning", wished=kept)
 
 
 def _in_this_world(plan: Plan, training: Training, mesh: Mesh) -> Plan:
@@ -296,6 +325,8 @@ def _plan(training: Training, run: Run, mesh: Mesh, wished: PlanRequest) -> Plan
     if mesh.world.gather(run.plan() is not None)[0]:
         plan = planned(run)
         _check_same_precision(plan, wished.precision)
+        if mesh.rank == 0:
+            _tell_kept(plan, wished)
         plan = _in_this_world(_same_budget(plan, training), training, mesh)
         return run.write_plan(plan) if mesh.rank == 0 else plan
     request = replace(wished, workers=mesh.world.size, threads=torch.get_num_threads())

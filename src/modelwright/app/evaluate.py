@@ -37,7 +37,7 @@ def evaluate(name: str, *, folder: Path, trust: bool = False) -> tuple[Run, dict
         ModelwrightError: no such run, no weights yet, nothing held out.
     """
     parent = Run.open(name, folder)
-    training, step = open_trained(parent, trust=trust)
+    training, step = open_trained(parent, trust=trust, scored=True)
     run = Run.create(parent.path.parent, None, "evaluate", parent=parent)
     with failing(run), logged(run):
         run.write_recipe(parent.recipe())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from modelwright.app.rows.files import Row, row_file
+from modelwright.app.rows.files import Row, alike, row_file
 from modelwright.app.rows.progress import counting
 from modelwright.app.rows.prompts import read_prompts
 from modelwright.app.trained import open_trained
@@ -21,11 +22,18 @@ from modelwright.data import Tokenizer
 from modelwright.data.batches import read
 from modelwright.models.writing.drawing import Sampling
 from modelwright.models.writing.sampling import Continuation, continue_texts
+from modelwright.models.writing.spelling import Spelling
 from modelwright.models.writing.stop_words import StopWords
+from modelwright.objectives.binary import Binary
+from modelwright.objectives.classification import Classification
+from modelwright.objectives.regression import Regression
+from modelwright.objectives.sequence_to_sequence import SequenceToSequence
+from modelwright.recipe import load_recipe
 from modelwright.runs import Run
 from modelwright.training.training import Training
 
 BATCH = 16
+Asked = Callable[[str], Sequence[int]]
 _KINDS = (".jsonl", ".parquet", ".csv", ".txt")
 
 
@@ -105,6 +113,8 @@ def generate_file(
         ModelwrightError: as :func:`generate`; or a file cannot be read or written.
     """
     rows = read_prompts(prompts)
+    if out is not None and out.suffix.lower() in (".csv", ".parquet"):
+        rows = alike(rows)
     writer = _writer(name, folder, Sampling(**sampling), stop, trust)
     with row_file(out, _KINDS, append=append) as file:
         done = file.done
@@ -132,16 +142,20 @@ class TextWriter:
         training: a model of text, with its tokenizer.
         sampling: how texts are continued.
         stop: texts at which to stop.
+        asked: the tokens of a prompt; ``None``: an end of text, then the prompt as it stands.
 
     Raises:
         ModelwrightError: a stop text is empty.
     """
 
-    def __init__(self, training: Training, sampling: Sampling, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, training: Training, sampling: Sampling, stop: Sequence[str] = (), asked: Asked | None = None
+    ) -> None:
         assert training.data.tokenizer is not None
         self._tokenizer: Tokenizer = training.data.tokenizer
         self._model, self._sampling = training.model, sampling
         self._context = int(read(training.data.train, [0])["inputs"].shape[1])
+        self._asked = asked or self._as_it_stands
         self._stop = [_bytes(word) for word in stop]
         StopWords(self._stop)
 
@@ -171,8 +185,12 @@ class TextWriter:
         ]
 
     def _begin(self, prompt: str, number: int) -> _Text:
-        tokens = [self._tokenizer.end_of_text, *map(int, self._tokenizer.encode(_bytes(prompt)))]
-        return _Text(Continuation(tokens, number), self._tokenizer, self._stop)
+        # A chat begins with a question; without one there is nothing to render.
+        tokens = list(map(int, self._asked(prompt) if prompt else self._as_it_stands(prompt)))
+        return _Text(Continuation(tokens, number), Spelling(self._tokenizer, tokens[1:]), self._stop)
+
+    def _as_it_stands(self, prompt: str) -> Sequence[int]:
+        return [self._tokenizer.end_of_text, *map(int, self._tokenizer.encode(_bytes(prompt)))]
 
     def _rounds(self, texts: Sequence[_Text]) -> Iterator[int]:
         """The place of each text that goes on, when it does."""
@@ -190,7 +208,7 @@ class _Text:
     """A text in the making: tokens, then bytes without stop words, then characters."""
 
     continuation: Continuation
-    tokenizer: Tokenizer
+    spelling: Spelling
     stop: Sequence[bytes]
 
     def __post_init__(self) -> None:
@@ -200,13 +218,17 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def take(self) -> None:
-        piece = self._words.push(self.tokenizer.decode(self.continuation.tokens[-1:]))
-        self.newest = self._decoder.decode(piece)
-        if self._words.found:
-            self.continuation.finish = "stop"
+        self.newest = self._decoder.decode(self._pushed(self.spelling.push(self.continuation.tokens[-1])))
 
     def finish(self) -> str:
-        return self._decoder.decode(self._words.rest(), final=True)
+        last = self._pushed(self.spelling.rest())
+        return self._decoder.decode(last + self._words.rest(), final=True)
+
+    def _pushed(self, piece: bytes) -> bytes:
+        told = self._words.push(piece)
+        if self._words.found:
+            self.continuation.finish = "stop"
+        return told
 
 
 def _writer(name: str | Path | Run, folder: Path, sampling: Sampling, stop: Sequence[str], trust: bool) -> TextWriter:
@@ -214,7 +236,10 @@ def _writer(name: str | Path | Run, folder: Path, sampling: Sampling, stop: Sequ
     training, _ = open_trained(run, trust=trust, with_data=False)
     _check_text(training, run)
     training.model.to(torch.device(detect().device))
-    return TextWriter(training, sampling, stop)
+    # Data of chats says how a question must be rendered.
+    asked = getattr(load_recipe(run.recipe_path).data, "asked", None)
+    ask = None if asked is None else partial(asked, tokenizer=training.data.tokenizer)
+    return TextWriter(training, sampling, stop, ask)
 
 
 def _check_text(training: Training, run: Run) -> None:
@@ -223,6 +248,12 @@ def _check_text(training: Training, run: Run) -> None:
             "this run's data is not text, so there is nothing to generate",
             where=str(run.path),
             remedy="use a run of a language model",
+        )
+    if isinstance(training.objective, (Binary, Classification, Regression, SequenceToSequence)):
+        raise ModelwrightError(
+            f"this run's objective is {type(training.objective).__name__}, so its model does not continue texts",
+            where=str(run.path),
+            remedy="use a run of a language model; modelwright predict says what this one makes of its data",
         )
 
 

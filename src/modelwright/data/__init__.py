@@ -64,7 +64,8 @@ class Dataset(Protocol):
 
     Besides its length it has ``__getitems__(positions) -> Batch`` (a whole batch in one read; ours all do) or
     ``__getitem__(index)`` -> a dict of tensors, arrays or numbers, a tuple ``(inputs, targets)``, or a
-    tensor. Read either kind with :func:`modelwright.data.batches.read`.
+    tensor. Read either kind with :func:`modelwright.data.batches.read`. With ``__getitems__``, an attribute ``alike``
+    that is true says that a sample has one shape, whichever it is read with: nothing is padded to the longest.
     """
 
     def __len__(self) -> int:

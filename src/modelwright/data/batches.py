@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 ACCEPTED = "a dict of tensors, arrays or numbers; a tuple (inputs, targets); or one tensor or array"
 
 
+def alike(dataset: Dataset) -> bool:
+    """Whether samples have one shape, whichever they are read with.
+
+    Not so where a batch is padded to the longest in it. A data set that reads sample by sample is alike, or cannot be
+    read; one with ``__getitems__`` says so by an attribute ``alike``.
+    """
+    return not hasattr(dataset, "__getitems__") or bool(getattr(dataset, "alike", False))
+
+
 def read(dataset: Dataset, positions: Positions) -> Batch:
     """Samples of ``dataset`` at ``positions`` as one batch, samples first.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset, Splits
-from modelwright.data.batches import ACCEPTED, read
+from modelwright.data.batches import ACCEPTED, alike, read
 from modelwright.data.order import Order
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class InMemory:
     Raises:
         ModelwrightError: no arrays, none of them rows, or different lengths.
     """
+
+    alike: ClassVar[bool] = True
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         self.arrays = {name: _rows(name, value) for name, value in arrays.items()}
@@ -63,6 +65,11 @@ class Part:
 
     def __len__(self) -> int:
         return self._end - self._begin
+
+    @property
+    def alike(self) -> bool:
+        """Whether the samples of the whole are."""
+        return alike(self._dataset)
 
     def __getitems__(self, positions: Positions) -> Batch:
         """Samples of the whole at the permuted places."""

@@ -16,6 +16,7 @@ from modelwright.models.stochastic_depth import check_rate
 
 FLOOR = 1e-6
 """Added to powers before the logarithm: sounds in -1 .. 1 are silent below it."""
+_USUAL_RATE = 16000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Speech:
 
     Attributes:
         classes: width of the output; ``None``: the classes of the data.
-        sample_rate: samples in a second.
+        sample_rate: samples in a second; ``None``: that of the data, or 16000 where it does not say.
         window: seconds that one spectrum sees.
         hop: seconds from one spectrum to the next.
         mels: triangles on the mel scale.
@@ -41,7 +42,7 @@ class Speech:
     """
 
     classes: int | None = None
-    sample_rate: int = 16000
+    sample_rate: int | None = None
     window: float = 0.025
     hop: float = 0.010
     mels: int = 40
@@ -55,7 +56,7 @@ class Speech:
         check_at_least_one("speech", classes=self.classes, sample_rate=self.sample_rate, mels=self.mels)
         check_rate("speech", dropout=self.dropout, stochastic_depth=self.stochastic_depth)
         for name, seconds in (("window", self.window), ("hop", self.hop)):
-            if not seconds * self.sample_rate >= 1:
+            if not seconds * self.rate >= 1:
                 raise ModelwrightError(f"speech: {name} is at least one sample long, not {seconds} s")
         self._check_triangles()
         self.network(self.classes)
@@ -80,18 +81,23 @@ class Speech:
             stochastic_depth=self.stochastic_depth,
         )
 
+    @property
+    def rate(self) -> int:
+        """Samples in a second."""
+        return self.sample_rate or _USUAL_RATE
+
     def frequencies(self) -> int:
         """The length of the Fourier transform: the window's, rounded up to a power of two."""
-        return 1 << max(0, round(self.window * self.sample_rate) - 1).bit_length()
+        return 1 << max(0, round(self.window * self.rate) - 1).bit_length()
 
     def corners(self) -> list[float]:
         """The corners of the triangles in hertz, ``mels + 2`` of them; each begins at the peak of the one before."""
-        top = 2595 * math.log10(1 + self.sample_rate / 2 / 700)
+        top = 2595 * math.log10(1 + self.rate / 2 / 700)
         return [700 * (10 ** (top * place / (self.mels + 1) / 2595) - 1) for place in range(self.mels + 2)]
 
     def _check_triangles(self) -> None:
         low, _, high, *_ = self.corners()
-        spacing = self.sample_rate / self.frequencies()
+        spacing = self.rate / self.frequencies()
         if high - low <= spacing:
             raise ModelwrightError(
                 f"speech: {self.mels} mels are too many: the lowest spans {high - low:.0f} Hz, and a window of "
@@ -136,11 +142,11 @@ class SpeechModule(nn.Module):
 
 def _powers(config: Speech, sounds: Tensor) -> Tensor:
     """``[batch, samples] -> [batch, frequencies / 2 + 1, frames]``, frames centred on each hop."""
-    length = round(config.window * config.sample_rate)
+    length = round(config.window * config.rate)
     spectra = torch.stft(
         sounds,
         config.frequencies(),
-        round(config.hop * config.sample_rate),
+        round(config.hop * config.rate),
         length,
         torch.hann_window(length, dtype=sounds.dtype, device=sounds.device),
         pad_mode="constant",
@@ -153,7 +159,7 @@ def _triangles(config: Speech, like: Tensor) -> Tensor:
     """``[mels, frequencies / 2 + 1]``, computed anew as a buffer could not be built on the meta device."""
     corners = torch.tensor(config.corners(), dtype=like.dtype, device=like.device).unsqueeze(1)
     bins = config.frequencies() // 2 + 1
-    hertz = torch.arange(bins, dtype=like.dtype, device=like.device) * (config.sample_rate / config.frequencies())
+    hertz = torch.arange(bins, dtype=like.dtype, device=like.device) * (config.rate / config.frequencies())
     rising = (hertz - corners[:-2]) / (corners[1:-1] - corners[:-2])
     falling = (corners[2:] - hertz) / (corners[2:] - corners[1:-1])
     return torch.minimum(rising, falling).clamp(min=0)

@@ -31,6 +31,8 @@ def cross_entropy_total(logits: Tensor, targets: Tensor, *, label_smoothing: flo
     Raises:
         ModelwrightError: a target is no class (found on CPU; a GPU stops with an assertion of its own).
     """
+    if _is_small(logits) and not transformed():
+        return _small_total(logits.flatten(0, -2), targets.flatten(), label_smoothing)
     return cross_entropies(logits, targets, label_smoothing=label_smoothing).sum()
 
 
@@ -111,9 +113,24 @@ class _Blockwise(torch.autograd.Function):
 
 def _chosen(rows: Tensor) -> Any:
     """By device and size."""
-    if rows.device.type != "cpu" or rows.numel() < _SMALL or transformed():
+    if rows.device.type != "cpu" or _is_small(rows) or transformed():
         return _whole
     return _Blockwise.apply
+
+
+def _is_small(logits: Tensor) -> bool:
+    return logits.device.type == "cpu" and logits.numel() < _SMALL
+
+
+def _small_total(rows: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """In one operator, which on a CPU finds targets that are no class by itself."""
+    try:
+        return functional.cross_entropy(
+            widened(rows), targets, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+        )
+    except IndexError:
+        check_targets(targets, rows.shape[-1])
+        raise
 
 
 def _whole(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from modelwright.optim.lists import alike
+
+_FEW = 64
 
 
 def global_norm(gradients: Iterable[Tensor]) -> Tensor:
@@ -23,7 +26,10 @@ def global_norm(gradients: Iterable[Tensor]) -> Tensor:
     parts: list[Tensor] = []
     for members in alike(listed):
         parts += torch._foreach_norm(members, 2, dtype=wide)
-    norms = torch.stack([part.to(listed[0].device) for part in parts])
+    device = listed[0].device
+    if device.type == "cpu" and len(parts) <= _FEW:  # numbers of the host are cheaper than tensors of one number
+        return torch.tensor(math.sqrt(sum(part.item() ** 2 for part in parts)), dtype=wide)
+    norms = torch.stack([part if part.device == device else part.to(device) for part in parts])
     norm: Tensor = torch.linalg.vector_norm(norms)
     return norm
 
@@ -34,6 +40,15 @@ def clip_(gradients: Iterable[Tensor], norm: Tensor, maximum: float) -> None:
     A smaller norm leaves every bit as it is. Of an infinite or undefined norm nothing good can be made: the
     gradients then become NaN or zero, and the caller's guard, which reads ``norm``, drops the step.
     """
+    if not norm.is_cuda:
+        if (value := norm.item()) > maximum:
+            _scale(gradients, maximum / value)
+        return
     factor = maximum / norm.clamp(min=maximum)
     for members in alike(list(gradients)):
         torch._foreach_mul_(members, factor.to(members[0].device))
+
+
+def _scale(gradients: Iterable[Tensor], factor: float) -> None:
+    for members in alike(list(gradients)):
+        torch._foreach_mul_(members, factor)

@@ -75,9 +75,14 @@ class Exchange(Protocol):
 
 
 class Program(Protocol):
-    """A model with its objective, as laid out on this rank."""
+    """A model with its objective, as laid out on this rank.
+
+    Attributes:
+        terms: those of the objective that it minimises; ``None`` for all.
+    """
 
     exchange: Exchange
+    terms: frozenset[str] | None
 
     def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch moved to where the program computes."""

@@ -79,7 +79,7 @@ class LocalProgram:
     ) -> dict[str, Tensor]:
         """Accumulate gradients over the micro-batches; return the local totals by term."""
         totals: dict[str, Tensor] = {}
-        divisors = {term: count.clamp(min=1) for term, count in counts.items()}
+        divisors = {term: _divisor(count) for term, count in counts.items()}
         with self.precision.step(), self._others_frozen():
             for number, batch in enumerate(micro_batches, start=1):
                 enter(Phase.FORWARD)
@@ -159,6 +159,11 @@ class LocalProgram:
                 parameter.requires_grad_(False)
                 stack.callback(parameter.requires_grad_, True)
             yield
+
+
+def _divisor(count: Tensor) -> Tensor | float:
+    """At least 1; a number of the host where reading it costs nothing."""
+    return count.clamp(min=1) if count.is_cuda else max(count.item(), 1)
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

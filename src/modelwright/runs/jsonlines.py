@@ -14,13 +14,14 @@ from modelwright.base.files import speaking
 from modelwright.runs.plain import plain
 
 _BLOCK = 65536
+_ENCODER = json.JSONEncoder(allow_nan=False)  # json.dumps would make a new one for each row
 T = TypeVar("T")
 
 
 def encode(row: dict[str, Any]) -> bytes:
     """One row as a line."""
     try:
-        text = json.dumps(row, allow_nan=False)
+        text = _ENCODER.encode(row)
     except (ValueError, TypeError):
         text = json.dumps(plain(row), allow_nan=False)
     return text.encode() + b"\n"

@@ -45,8 +45,8 @@ class ModelContract(Contract):
             return torch.randint(size["vocabulary"], (SAMPLES, 7), generator=generator)
         if hasattr(technique, "channels"):
             return torch.randn(SAMPLES, size["channels"], size["image_size"], size["image_size"], generator=generator)
-        if (sample_rate := getattr(technique, "sample_rate", None)) is not None:
-            return torch.randn(SAMPLES, sample_rate // 4, generator=generator)
+        if hasattr(technique, "sample_rate"):
+            return torch.randn(SAMPLES, (technique.sample_rate or 16_000) // 4, generator=generator)
         return torch.randn(SAMPLES, size["features"], generator=generator)
 
     def test_build_returns_new_modules(self, technique: Model) -> None:

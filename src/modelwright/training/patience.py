@@ -58,7 +58,7 @@ class Patience:
         """
         if state["monitor"] != self.monitor:
             raise ModelwrightError(
-                f"the run that is to go on watched '{state['monitor']}', not '{self.monitor}': its best is of another kind",
+                f"the run that is to go on watched '{state['monitor']}', not '{self.monitor}'",
                 where="evaluation.monitor",
                 remedy=f"watch {state['monitor']}, or give the new run another name",
             )

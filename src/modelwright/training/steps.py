@@ -50,7 +50,7 @@ class Step:
 
     @property
     def losses(self) -> dict[str, float]:
-        """Mean loss over all valid targets of the step, by term."""
+        """Mean loss over all valid targets of the step, by term; made anew in each call."""
         return dict(zip(self.terms, self.reading.values(), strict=False))
 
     @property
@@ -148,10 +148,10 @@ def _step(done: Mapping[str, Applied], updates: Sequence[Update], state: State, 
     return Step(state.step, rates, state.samples, state.seconds, seconds, tuple(losses), reading)
 
 
-def _named(losses: Mapping[str, Mapping[str, Tensor]], updates: Sequence[Update]) -> dict[str, Tensor]:
+def _named(losses: Mapping[str, Mapping[str, Tensor | float]], updates: Sequence[Update]) -> dict[str, Tensor | float]:
     """Losses by term; a term that several updates minimise has one entry for each, ``UPDATE/TERM``."""
     if len(updates) == 1:
-        return dict(*losses.values())
+        return dict(next(iter(losses.values())))
     chosen = [update.program.terms for update in updates]
     return {
         f"{name}/{term}" if sum(terms is None or term in terms for terms in chosen) > 1 else term: value

@@ -21,6 +21,7 @@ from modelwright.data import Splits
 from modelwright.data.loader import Loader
 from modelwright.data.order import Order
 from modelwright.models.attention import set_attention
+from modelwright.models.starts.freezing import frozen_norms
 from modelwright.objectives import METRICS, Metric, Objective
 from modelwright.objectives.held import held_parameters
 from modelwright.optim import AverageTechnique, OptimizerTechnique, Schedule
@@ -217,10 +218,11 @@ class Prepared:
             with self.weights.shown():
                 self.weights.best.keep(self.program.model)
         if self.ended and self.group.rank == 0:
+            kept = f"the weights of step {self.patience.best_step} are restored"
             emit(
                 "stopped-early",
                 f"{self.patience.monitor} has not gained in {self.patience.without_gain} evaluations: training ends, "
-                f"and the weights of step {self.patience.best_step} are restored",
+                f"and {kept if self.weights.best.tensors else 'the last weights stay, as no score was finite'}",
                 step=self.state.step,
                 best=self.patience.best,
                 best_step=self.patience.best_step,
@@ -256,6 +258,10 @@ def check_fit(training: Training, plan: Plan) -> None:
         ModelwrightError: fewer samples in a step than workers, no training data, or an objective with parameters.
     """
     check_share(plan.workers, training.batch)
+    if plan.offload != "none" and training.updates:
+        raise ModelwrightError(
+            "moments are offloaded for a single update only", where="plan.offload", remedy="leave it at none"
+        )
     if len(training.data.train) == 0:
         raise ModelwrightError("the training data is empty", where="data")
     _check_objective(training)
@@ -380,8 +386,14 @@ def _put_to_train(model: nn.Module, mesh: Mesh) -> None:
     if model.training:
         return
     model.train()
+    still = frozen_norms(model)
+    for name in still:
+        model.get_submodule(name).eval()
     if mesh.rank == 0:
-        emit("model-put-to-train", "the model was in evaluation mode; all of its modules are put to training mode")
+        but = f", but for {len(still)} frozen batch norms" if still else ""
+        emit(
+            "model-put-to-train", f"the model was in evaluation mode; all of its modules are put to training mode{but}"
+        )
 
 
 def _say_what_micro_batches_change(training: Training, plan: Plan, mesh: Mesh) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from modelwright.training.reading import Reading
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What one update did in a step; numbers on the device.
+    """What one update did in a step; numbers on the device, or of the host.
 
     Attributes:
         losses: mean loss over all valid targets of the step, by term.
@@ -32,9 +32,9 @@ class Applied:
         learning_rate: of the optimizer's first group.
     """
 
-    losses: dict[str, Tensor]
+    losses: dict[str, Tensor | float]
     norm: Tensor
-    masked: Tensor
+    masked: Tensor | bool
     valid: Tensor
     learning_rate: float
 
@@ -109,7 +109,7 @@ class Update:
             weight_decay=self.weight_decay_schedule,
         )
 
-    def apply(self, valid: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    def apply(self, valid: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor | bool]:
         """Clip and update, unless the gradients are non-finite or ``valid`` (number of valid targets) is zero.
 
         Args:
@@ -117,17 +117,17 @@ class Update:
             scale: what the loss was multiplied by; the gradients are divided by it.
 
         Returns:
-            Global gradient norm before clipping, and whether the update was masked; both 0-dim, on the device.
+            Global gradient norm before clipping, 0-dim, and whether the update was masked; on the device, if there is
+            one to wait for.
         """
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if scale != 1.0 and gradients:
             torch._foreach_mul_(gradients, 1.0 / scale)
         norm = self.program.norm(gradients)
-        if norm.is_cuda:
-            masked = ~torch.isfinite(norm) | (valid <= 0)
-        else:  # reading costs nothing, and numbers of the host are cheaper than tensors of one number
-            masked = torch.tensor(not math.isfinite(norm.item()) or valid.item() <= 0)
-        if self.clip is not None and (norm.is_cuda or norm.item() > self.clip):
+        # Where reading costs nothing, numbers of the host are cheaper than tensors of one number.
+        on_host = not norm.is_cuda
+        masked = not (isfinite(norm.item()) and valid.item() > 0) if on_host else ~torch.isfinite(norm) | (valid <= 0)
+        if self.clip is not None:
             clip_(gradients, norm, self.clip)
         self._step_unless(masked)
         self.program.exchange.after_step()
@@ -143,14 +143,14 @@ class Update:
         """Take in what is still on its way from the device, as before a save."""
         self._adapt_scale(group)
 
-    def _step_unless(self, masked: Tensor) -> None:
+    def _step_unless(self, masked: Tensor | bool) -> None:
         # Zeroed gradients would still move momentum and decay weights: the optimizer must not step at all.
         # Reading the flag costs nothing on CPU; an optimizer that takes `found_inf` spares a GPU the wait.
-        if masked.is_cuda and getattr(self.optimizer, "_step_supports_amp_scaling", False):
+        if isinstance(masked, Tensor) and getattr(self.optimizer, "_step_supports_amp_scaling", False):
             self.optimizer.found_inf = masked.float()  # type: ignore[attr-defined]
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
             self.optimizer.step()
-        elif not masked.item():
+        elif not masked:
             self.optimizer.step()
 
     def _adapt_scale(self, group: Group) -> None:
@@ -171,13 +171,17 @@ class Update:
             )
 
 
-def _mean(totals: Mapping[str, Tensor], counts: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
-    if group.size == 1:
-        return {term: total / counts[term].clamp(min=1) for term, total in totals.items()}
+def _mean(totals: Mapping[str, Tensor], counts: Mapping[str, Tensor], group: Group) -> dict[str, Tensor | float]:
     terms = sorted(totals)  # ranks may have met the terms in different orders
-    packed = torch.stack([totals[term] for term in terms])
-    group.all_reduce(packed)
-    return {term: total / counts[term].clamp(min=1) for term, total in zip(terms, packed, strict=True)}
+    if group.size == 1:
+        summed = [totals[term] for term in terms]
+    else:
+        summed = list(group.all_reduce(torch.stack([totals[term] for term in terms])))
+    return {term: _divided(total, counts[term]) for term, total in zip(terms, summed, strict=True)}
+
+
+def _divided(total: Tensor, count: Tensor) -> Tensor | float:
+    return total / count.clamp(min=1) if total.is_cuda else float(total.item() / max(count.item(), 1))
 
 
 def _total(counts: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.base.patterns import matching
+from modelwright.base.patterns import matches, matching
 from modelwright.optim import Optimizer, OptimizerTechnique, Schedule
 from modelwright.optim.joined import Joined, parts
 from modelwright.optim.rules import GroupRule, apply_rules
@@ -44,8 +44,11 @@ class Updating:
         """The optimizer of the parameters ``trained`` of ``model``, its groups set by the rules."""
         with _only(model, trained):
             optimizer = self.optimizer.build(model)
-            if self.groups:
-                apply_rules(optimizer, model, self.groups)
+            names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+            if rules := [
+                rule for rule in self.groups if not self.parameters or any(matches(n, rule.names) for n in names)
+            ]:
+                apply_rules(optimizer, model, rules)  # of several updates, each has the rules that are about it
         return optimizer
 
 

@@ -98,7 +98,7 @@ def test_channels_are_mixed_and_lengths_made_equal(tmp_path: Path) -> None:
     data = Wav(folder=str(tmp_path / "sounds"), rate=800, seconds=0.1, held_out=0.0)
     splits = data.open(data.prepare(tmp_path / "cache"))
     batch = read(splits.train, [0, 1])
-    assert splits.facts == {"samples": 80, "classes": 2} and batch["targets"].tolist() == [0, 1]
+    assert splits.facts == {"samples": 80, "sample_rate": 800, "classes": 2} and batch["targets"].tolist() == [0, 1]
     mono = stereo.mean(axis=1)
     assert np.allclose(batch["inputs"][0], np.pad(mono, (0, 20)), atol=1e-7)
     assert np.allclose(batch["inputs"][1], np.concatenate([mono, mono[:20]]), atol=1e-7)
@@ -142,6 +142,15 @@ def test_records_name_files_beside_them(tmp_path: Path) -> None:
     write_records(listed, [{"path": "gone.wav", "label": "bird"}])
     with pytest.raises(ModelwrightError, match="there is no file") as caught:
         Wav(files=(str(listed),), **settings).prepare(tmp_path / "one")
+    assert caught.value.where == f"{listed}:1"
+
+
+@pytest.mark.parametrize("label", [None, "", 0.5])
+def test_a_label_that_is_no_name_is_refused(label: object, tmp_path: Path) -> None:
+    root = write_sounds(tmp_path / "sounds")
+    listed = write_records(root / "listed.jsonl", [{"path": "bird/0.wav", "label": label}])
+    with pytest.raises(ModelwrightError, match="not a name") as caught:
+        Wav(files=(str(listed),), rate=800, seconds=0.1).prepare(tmp_path / "cache")
     assert caught.value.where == f"{listed}:1"
 
 

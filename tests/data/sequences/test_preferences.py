@@ -41,6 +41,7 @@ def _learnt(targets: torch.Tensor) -> bytes:
         {"prompt": "a", "chosen": "good", "rejected": "bad"},
         {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
         {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+        {"prompt": "a", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},  # as UltraFeedback has it
     ],
 )
 def test_a_pair_by_hand(row: dict[str, Any], tmp_path: Path) -> None:
@@ -53,6 +54,13 @@ def test_a_pair_by_hand(row: dict[str, Any], tmp_path: Path) -> None:
         expected[len(asked) - 1 : len(asked) + len(answer)] = [*answer, 256]
         assert batch[f"{name}_targets"].tolist() == [expected.tolist()]
         assert batch[f"{name}_targets"].roll(-1).tolist() != [expected.tolist()]
+
+
+def test_a_chat_that_asks_something_else_than_its_prompt_is_refused(tmp_path: Path) -> None:
+    row = {"prompt": "a ", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}
+    with pytest.raises(ModelwrightError, match="'chosen' begins with a question of its own") as caught:
+        _batch(tmp_path, [row])
+    assert caught.value.where.endswith("pairs.jsonl:1") and "word for word" in caught.value.remedy
 
 
 def test_answers_that_both_chats_share_are_not_learnt(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tests.data.labelled import write_records
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import Event, listening
-from modelwright.data.sequences.sources import Made, Parts, Row, record_files
+from modelwright.data.sequences.sources import Made, Parts, RecordFiles, Row, record_files
 
 
 def _made(count: int) -> Made:
@@ -83,4 +83,12 @@ def test_the_key_is_the_content_not_the_name(tmp_path: Path) -> None:
         write_records(tmp_path / f"{name}.jsonl", [{"text": "same"}])
     write_records(tmp_path / "c.jsonl", [{"text": "other"}])
     keys = [record_files([f"{name}.jsonl"], [], str(tmp_path))["train"].key for name in "abc"]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_same_bytes_of_another_kind_are_other_rows(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.csv", "b.csv", "a.tsv")]
+    for path in paths:
+        path.write_text("source\ttarget\na,b\tc\n")
+    keys = [RecordFiles((path,)).key for path in paths]
     assert keys[0] == keys[1] != keys[2]

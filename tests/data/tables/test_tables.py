@@ -282,3 +282,17 @@ def _peak(work: Any) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_classes_that_are_large_numbers_stay_apart(kind: str, tmp_path: Path) -> None:
+    names = [2**53, 2**53 + 1]  # equal as floats
+    rows = [{"a": float(place), "target": names[place % 2]} for place in range(20)]
+    write = tabular.write_csv if kind == "csv" else tabular.write_jsonl
+    path = write(tmp_path / f"rows.{kind}", rows)
+    settings: dict[str, Any] = {"files": (str(path),), "target": "target", "held_out": 0.0, "kind": "classification"}
+    data = _open(Csv(**settings) if kind == "csv" else Jsonl(**settings), tmp_path)
+    found = _all(data.train)["targets"]
+    assert data.facts["classes"] == 2
+    assert found.tolist() == [0, 1] * 10
+    assert data.encoder.decode(torch.eye(2)) == names

@@ -232,3 +232,18 @@ def test_a_description_of_another_version_or_kind_is_refused(tmp_path: Path) -> 
         (folder / table_encoder.FILE).write_text(json.dumps(description | changed))
         with pytest.raises(ModelwrightError, match=what):
             table_encoder.load(folder)
+
+
+def test_values_that_are_missing_are_told(tmp_path: Path) -> None:
+    told: list[events.Event] = []
+    with events.listening(told.append):
+        splits = _open(tmp_path, [*NUMBERS, {"a": 1.0, "target": 0.25}], missing="mean")
+        splits.encoder.encode([{"A": 3.0, "b": 1.0}, {"A": 4.0, "b": 2.0}])
+        splits.encoder.encode([{"a": 3.0, "b": 1.0}])
+    found = [event for event in told if event.kind == "missing-values"]
+    assert [(event.level, event.details["column"], event.details["values"]) for event in found] == [
+        ("info", "b", 1),
+        ("warning", "a", 2),
+    ]
+    assert found[1].message.startswith("2 of 2 rows have no value in column 'a'")
+    assert found[1].message.endswith("is it under another name?")

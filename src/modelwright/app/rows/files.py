@@ -30,7 +30,7 @@ WRITERS = Family(
 
 
 class RowWriter(Protocol):
-    """Takes rows; all of them have the same names."""
+    """Takes rows; in a table all of them have the names of the first, or some of these."""
 
     done: int
     """Rows that the file held before."""
@@ -42,6 +42,27 @@ class RowWriter(Protocol):
     def close(self) -> None:
         """Close the file; what was written stays, also where an error or Ctrl-C led here."""
         ...
+
+
+def alike(rows: Sequence[Row]) -> list[Row]:
+    """The rows with all names that any of them has, ``None`` where it has none: as a table needs them."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+def check_names(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
+    """Refuse what a table has no column for: it would be lost.
+
+    Raises:
+        ModelwrightError: a row has a name that the first row has not.
+    """
+    for row in rows:
+        if strange := [name for name in row if name not in names]:
+            raise ModelwrightError(
+                f"a row has '{strange[0]}', for which the table has no column: the first row has none",
+                where=str(path),
+                remedy="write .jsonl instead",
+            )
 
 
 @contextmanager
@@ -104,6 +125,7 @@ class Csv:
 
     def __init__(self, path: Path) -> None:
         self.done = 0
+        self._path = path
         self._file = jsonlines.Appender(path)
         self._names: list[str] = []
 
@@ -114,7 +136,8 @@ class Csv:
         if rows and not self._names:
             self._names = list(rows[0])
             writer.writerow(self._names)
-        writer.writerows([_cell(row[name]) for name in self._names] for row in rows)
+        check_names(rows, self._names, self._path)
+        writer.writerows([_cell(row.get(name)) for name in self._names] for row in rows)
         self._file.append(text.getvalue().encode("utf-8", "surrogateescape"))
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from modelwright.app.rows.files import check_names
 from modelwright.base.errors import MissingExtra, ModelwrightError
 from modelwright.base.files import replacing
 
@@ -26,12 +27,15 @@ class Parquet:
         self.done = 0
         self._path = path
         self._rows: list[dict[str, Any]] = []
+        self._names: list[str] = []
         self._stack = ExitStack()
         self._writer: Any = None
         self._temporary = self._stack.enter_context(replacing(path))
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows."""
+        self._names = self._names or [name for row in rows[:1] for name in row]
+        check_names(rows, self._names, self._path)
         self._rows += rows
         if len(self._rows) >= GROUP:
             self._flush()

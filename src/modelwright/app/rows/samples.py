@@ -32,8 +32,8 @@ def file_batches(path: Path, size: int, objective: object, data: Splits, context
     """The samples of a file, in order, ``size`` at a time; nothing more of it is in memory.
 
     Args:
-        path: ``.npy`` of inputs ``[samples, ...]``; rows of a table (``.csv``, ``.jsonl``, ``.parquet``); for a
-            language model rows with a ``text``, or ``.txt`` with a text in each line.
+        path: ``.npy`` of inputs ``[samples, ...]``, as the model reads them; rows of a table (``.csv``, ``.jsonl``,
+            ``.parquet``); for a language model rows with a ``text``, or ``.txt`` with a text in each line.
         size: samples of one batch.
         objective: of the run.
         data: of the run; its encoder makes rows of a table the model's inputs.
@@ -49,6 +49,7 @@ def file_batches(path: Path, size: int, objective: object, data: Splits, context
             raise ModelwrightError("the run keeps no tokenizer that could read a file", where=str(path))
         return _stacked(_windows(_texts(path), data.tokenizer, context), size)
     if kind_of(path) == ".npy":
+        _check_no_table(path, data)
         return _array_batches(path, size)
     return _row_batches(path, size, data)
 
@@ -56,6 +57,16 @@ def file_batches(path: Path, size: int, objective: object, data: Splits, context
 def samples_in(path: Path) -> int | None:
     """How many samples a file has, where that is known without reading it."""
     return len(_mapped(path)) if kind_of(path) == ".npy" and path.is_file() else None
+
+
+def _check_no_table(path: Path, data: Splits) -> None:
+    """Numbers without the names of their columns would reach the model as they are, not as it learnt them."""
+    if data.encoder is not None:
+        raise ModelwrightError(
+            "the run learnt from a table, and an array does not say which column is which",
+            where=str(path),
+            remedy="give the rows with their names, in .csv, .jsonl or .parquet",
+        )
 
 
 def _array_batches(path: Path, size: int) -> Iterator[Batch]:

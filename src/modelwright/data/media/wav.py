@@ -42,7 +42,7 @@ try:
 except ImportError:  # needed for files of another rate only
     scipy = None
 
-FORMAT = 1
+FORMAT = 2  # raise it when the same files give other arrays, or other facts
 _ENDINGS = frozenset({".wav", ".wave"})
 
 
@@ -151,7 +151,14 @@ class Wav:
             raise ModelwrightError(
                 f"there is no file {path}", where=row.where, remedy="write paths from the folder of the records"
             )
-        return Labelled(name, path, str(row.value(self.label)))
+        label = row.value(self.label)
+        if not isinstance(label, (str, int)) or label == "":
+            raise ModelwrightError(
+                f"the label is {label!r}, not a name or a whole number",
+                where=row.where,
+                remedy="mend the record, or leave it out",
+            )
+        return Labelled(name, path, str(label))
 
     def _build(self, parts: dict[str, list[Labelled]], classes: list[str], folder: Path) -> None:
         started = time.perf_counter()
@@ -160,7 +167,7 @@ class Wav:
             part: write_samples(folder, part, in_order(self._decoded, files, self.threads), classes, skipped)
             for part, files in parts.items()
         }
-        facts = {"samples": self.samples, "classes": len(classes)}
+        facts = {"samples": self.samples, "sample_rate": self.rate, "classes": len(classes)}
         told = {"skipped": skipped, "copies": copies(folder, counts)}
         write_manifest(folder, {"facts": facts, "classes": classes, "samples": counts, **told})
         seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -207,6 +207,8 @@ class WebDataset:
 
 class ShardSamples:
     """Samples at chosen rows of an index."""
+
+    alike: ClassVar[bool] = True
 
     def __init__(
         self, technique: WebDataset, shards: list[Path], index: Any, targets: Any, rows: Any, shape: Any

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.data.sequences.chat import END, Chat, Message, Piece
+from modelwright.data.sequences.chat import END, Chat, Message, Piece, check_messages
 from modelwright.data.texts.windows import NOT_SCORED
 from modelwright.data.tokenizers.tokenizing import utf8
 
@@ -30,6 +30,22 @@ def tokens_of(pieces: Sequence[Piece], tokenizer: Any) -> tuple[NDArray[np.int64
 def prompt_tokens(chat: Chat, messages: Sequence[Message], tokenizer: Any) -> NDArray[np.int64]:
     """What a model is given to answer ``messages``, int64 ``[tokens]``: as training began each such sample."""
     return tokens_of([Piece(chat.render(messages, prompt=True), False)], tokenizer)[0]
+
+
+def asked_tokens(chat: Chat, text: str, tokenizer: Any) -> NDArray[np.int64]:
+    """What a model is given to answer ``text``, int64 ``[tokens]``.
+
+    A text that ends as the template lets an answer begin (``assistant:`` and a line feed) is taken for a rendered
+    chat; any other is a user's question.
+    """
+    question = {"role": "user", "content": text}
+    alone, answered = chat.render([question]), chat.render([question], prompt=True)
+    opening = answered.removeprefix(alone) if answered.startswith(alone) else ""
+    if not opening or not text.endswith(opening):
+        return prompt_tokens(chat, check_messages([question], "the prompt"), tokenizer)
+    beginning = chat.render([question]).partition(text)[0]
+    begins = [END] if beginning.startswith(END) and not text.startswith(END) else []
+    return tokens_of([Piece("".join([*begins, text]), False)], tokenizer)[0]
 
 
 def shifted(tokens: NDArray[np.int64], learnt: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modelwright.data import Dataset, Tokenizer
-from modelwright.data.sequences.answers import shifted, tokens_of
+from modelwright.data.sequences.answers import asked_tokens, shifted, tokens_of
 from modelwright.data.sequences.chat import END, Chat, Message, chat_of, check_messages, template_source
 from modelwright.data.sequences.padded import Fill, Padded
 from modelwright.data.sequences.ragged import Ragged
@@ -67,6 +70,14 @@ class ChatRows(TokenRows):
     def chat(self, tokenizer: Tokenizer) -> Chat:
         """The template with the tokenizer's special tokens: what a prompt must be rendered with."""
         return chat_of(self.template, tokenizer)
+
+    def asked(self, text: str, tokenizer: Tokenizer) -> NDArray[np.int64]:
+        """What a model that learnt from these rows is given to answer ``text``, int64 ``[tokens]``.
+
+        A text that ends as the template lets an answer begin is taken for a rendered chat; any other is a user's
+        question.
+        """
+        return asked_tokens(self.chat(tokenizer), text, tokenizer)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,11 @@ class Padded:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def alike(self) -> bool:
+        """Whether a row has one length, whichever it is read with."""
+        return all(field.length is not None for field in self._fields.values())
+
     def __getitems__(self, positions: Positions) -> Batch:
         """Rows at ``positions``, padded: name -> ``[rows, length]`` or ``[rows]``."""
         places = np.asarray(positions, dtype=np.int64)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset, Tokenizer
 from modelwright.data.sequences.answers import shifted, tokens_of
 from modelwright.data.sequences.chat import Chat, Message, Piece, check_messages
@@ -77,7 +78,7 @@ class ChatPairs(ChatRows):
 class Preferences(ChatPairs):
     """Records with ``chosen`` and ``rejected``, and perhaps ``prompt``: texts, or lists of messages.
 
-    Without a ``prompt`` both are whole chats.
+    Without a ``prompt`` both are whole chats; with one they may be so too, and begin with it.
 
     Attributes:
         files: patterns of files of records, such as ``pairs/*.jsonl``.
@@ -104,7 +105,7 @@ class Preferences(ChatPairs):
     def chats(self, row: Row) -> list[list[Message]]:
         """The chosen and the rejected chat of a record."""
         asked = _messages(row, "prompt", "user") if "prompt" in row.values else []
-        return [[*asked, *_messages(row, name, "assistant")] for name in ("chosen", "rejected")]
+        return [_joined(asked, _messages(row, name, "assistant"), row, name) for name in ("chosen", "rejected")]
 
 
 def shared(chosen: list[Message], rejected: list[Message]) -> int:
@@ -117,6 +118,23 @@ def _messages(row: Row, column: str, role: str) -> list[Message]:
     value = row.value(column)
     messages = [{"role": role, "content": value}] if isinstance(value, str) else value
     return check_messages(messages, f"{row.where}, {column}")
+
+
+def _joined(asked: list[Message], said: list[Message], row: Row, column: str) -> list[Message]:
+    """The prompt and what follows it; data sets repeat the prompt at the beginning of both chats."""
+    if len(said) >= len(asked) and all(map(_same, asked, said)):
+        return said
+    if asked and asked[-1]["role"] == said[0]["role"] == "user":
+        raise ModelwrightError(
+            f"'{column}' begins with a question of its own, which is not the prompt",
+            where=row.where,
+            remedy="let it hold the answer alone, or begin with the prompt, word for word; or leave the prompt out",
+        )
+    return [*asked, *said]
+
+
+def _same(one: Message, other: Message) -> bool:
+    return (one["role"], one["content"]) == (other["role"], other["content"])
 
 
 def _unlearnt(pieces: list[Piece], answers: int) -> list[Piece]:

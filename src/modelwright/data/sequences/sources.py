@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from modelwright.base import events
 from modelwright.base.errors import ModelwrightError, nearest
 from modelwright.base.files import file_hash
-from modelwright.data.tables.records import find_files, placed
+from modelwright.data.tables.records import find_files, kind_of, placed
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ class RecordFiles:
 
     @property
     def key(self) -> str:
-        """A hash over the contents of the files, whatever their names."""
-        return hashlib.sha256(" ".join(map(file_hash, self.paths)).encode()).hexdigest()
+        """A hash over the contents of the files and their kinds, which say how they are read; whatever their names."""
+        told = " ".join(f"{kind_of(path)} {file_hash(path)}" for path in self.paths)
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def rows(self) -> Iterator[Row]:
         """The records in their order."""

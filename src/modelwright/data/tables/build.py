@@ -7,6 +7,7 @@ sums up the training rows. Then the numbers are standardised and parted, chunk b
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -23,7 +24,7 @@ from modelwright.base.units import count_text
 from modelwright.data.manifest import write_manifest
 from modelwright.data.tables import decide
 from modelwright.data.tables.columns import Column, Number
-from modelwright.data.tables.encoder import TableEncoder, raw_inputs, report_unknown
+from modelwright.data.tables.encoder import TableEncoder, raw_inputs, report_missing, report_unknown
 from modelwright.data.tables.moments import Moments
 from modelwright.data.tables.scan import ColumnScan, check_columns, lots
 from modelwright.data.tables.target import Classes, Quantity, Target
@@ -159,12 +160,14 @@ def _raw(
     """Write raw numbers to ``scratch``; returns what the training rows say of them."""
     inputs, targets, begin = Moments(), Moments(), 0
     unknown: dict[str, list[str]] = {}
+    missing: Counter[str] = Counter()
     with (scratch / "inputs").open("wb") as input_file, (scratch / "targets").open("wb") as target_file:
         for _, (places, rows) in _chunks(table):
-            raw, strange = raw_inputs(columns, rows, places, table.missing)
+            raw, strange, blank = raw_inputs(columns, rows, places, table.missing)
             wanted = target.raw([row.get(target.name) for row in rows], places)
             for name, texts in strange.items():
                 unknown.setdefault(name, []).extend(texts)
+            missing.update(blank)
             train = learnt[begin : begin + len(rows)]
             inputs.add(raw[train])
             targets.add(wanted[train, None].astype(np.float64))
@@ -172,6 +175,7 @@ def _raw(
             wanted.tofile(target_file)
             begin += len(rows)
     report_unknown(unknown)
+    report_missing(missing, begin)
     return _encoder(table, columns, target, inputs, targets)
 
 

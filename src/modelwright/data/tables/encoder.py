@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +54,9 @@ class TableEncoder:
         """
         given = list(rows)
         places = [f"row {number}" for number in range(1, len(given) + 1)]
-        raw, unknown = raw_inputs(self.columns, given, places, self.missing)
+        raw, unknown, missing = raw_inputs(self.columns, given, places, self.missing)
         report_unknown(unknown)
+        report_missing(missing, len(given))
         return {"inputs": torch.from_numpy(self.settled(raw))}
 
     def decode(self, outputs: Tensor) -> list[Any]:
@@ -126,22 +126,26 @@ def load(folder: Path) -> TableEncoder:
 
 def raw_inputs(
     columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], places: Sequence[str], missing: str
-) -> tuple[NDArray[np.float64], dict[str, list[str]]]:
-    """Rows as numbers ``[rows, features]``, NaN where one is missing; and texts that are no level, by column.
+) -> tuple[NDArray[np.float64], dict[str, list[str]], dict[str, int]]:
+    """Rows as numbers ``[rows, features]``, NaN where one is missing; by column, texts that are no level and how many
+    values are missing.
 
     Raises:
         ModelwrightError: a value is missing and ``missing`` is ``error``, or is of the wrong kind.
     """
-    parts, unknown = [], {}
+    parts, unknown, blank = [], {}, {}
     for column in columns:
         values = [row.get(column.name) for row in rows]
         part = column.raw(values, places)
-        if missing == "error":
-            _refuse_missing(column, values, part, places)
+        lacking = _lacking(column, values, part)
+        if lacking and missing == "error":
+            raise _without_value(column, places[lacking[0]])
+        if lacking:
+            blank[column.name] = len(lacking)
         if isinstance(column, Category) and (strange := _strange(column, values)):
             unknown[column.name] = strange
         parts.append(part)
-    return np.concatenate(parts, axis=1), unknown
+    return np.concatenate(parts, axis=1), unknown, blank
 
 
 def report_unknown(unknown: Mapping[str, Sequence[str]]) -> None:
@@ -157,19 +161,37 @@ def report_unknown(unknown: Mapping[str, Sequence[str]]) -> None:
         )
 
 
+def report_missing(missing: Mapping[str, int], rows: int) -> None:
+    """Tell of values that are missing: a column under another name lacks all of them."""
+    for name, count in missing.items():
+        whole = count == rows > 1
+        events.emit(
+            "missing-values",
+            f"{count} of {rows} rows have no value in column '{name}'; the mean of the training rows, or no category,"
+            " stands for it" + ("; is it under another name?" if whole else ""),
+            level="warning" if whole else "info",
+            column=name,
+            values=count,
+            rows=rows,
+        )
+
+
 def _strange(column: Category, values: Sequence[Any]) -> list[str]:
     codes = column.codes(values).tolist()
     return [str(value) for value, code in zip(values, codes, strict=True) if code == 0 and not is_blank(value)]
 
 
-def _refuse_missing(column: Column, values: Sequence[Any], raw: NDArray[np.float64], places: Sequence[str]) -> None:
+def _lacking(column: Column, values: Sequence[Any], raw: NDArray[np.float64]) -> list[int]:
+    """Places of the rows that lack a value of a column."""
     if isinstance(column, Category):
-        lacking: Iterable[int] = (place for place, value in enumerate(values) if is_blank(value))
-    else:
-        lacking = np.flatnonzero(np.isnan(raw).any(axis=1)).tolist()
-    for place in islice(lacking, 1):
-        raise ModelwrightError(
-            f"column '{column.name}' has no value",
-            where=places[place],
-            remedy="fill it in, or set missing: mean to take the mean of the training rows",
-        )
+        return [place for place, value in enumerate(values) if is_blank(value)]
+    found: list[int] = np.flatnonzero(np.isnan(raw).any(axis=1)).tolist()
+    return found
+
+
+def _without_value(column: Column, place: str) -> ModelwrightError:
+    return ModelwrightError(
+        f"column '{column.name}' has no value",
+        where=place,
+        remedy="fill it in, or set missing: mean to take the mean of the training rows",
+    )

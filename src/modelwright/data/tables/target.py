@@ -113,6 +113,8 @@ def without_target(name: str, place: str) -> ModelwrightError:
 
 
 def _number(text: str) -> int | float:
+    if text.strip().lstrip("+-").isdecimal():
+        return int(text)  # a float holds 53 bits of it
     value = float(text)
     return int(value) if value.is_integer() else value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class TokenWindows:
     Raises:
         ModelwrightError: the data is shorter than one window, or a size makes no sense.
     """
+
+    alike: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -85,9 +85,18 @@ def _arguments(
     input_mask = named.pop("attention_mask", input_mask)
     if input_mask is not None:
         named["attention_mask"] = input_mask.long()
+        named[model.main_input_name] = _filled(model, inputs, input_mask)
     if "use_cache" in accepted:
         named["use_cache"] = False
     return {**named, "return_dict": True}
+
+
+def _filled(model: Any, inputs: Tensor, mask: Tensor) -> Tensor:
+    """Padding as the model's configuration has it: some find the end of a text by this token, not by the mask."""
+    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
+    if not isinstance(pad, int) or pad < 0 or inputs.is_floating_point() or inputs.shape != mask.shape:
+        return inputs
+    return inputs.masked_fill(~mask.bool(), pad)
 
 
 def _plain(outputs: Any) -> Tensor:

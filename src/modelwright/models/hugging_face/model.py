@@ -124,7 +124,9 @@ class Transformers:
             self._settle(config)
             model = self._loaded(config) if self.weights else self._fresh(config)
         if self.task == "sequence-classification" and model.config.pad_token_id is None:
-            model.config.pad_token_id = 0  # after building: an embedding would not learn its row
+            # After building: an embedding would not learn its row. Texts end in token 0 ('!' of GPT-2), but hardly
+            # in the last, which is the end of a text, or a rare one.
+            model.config.pad_token_id = getattr(model.config.get_text_config(), "vocab_size", 1) - 1
         return adapt(model).train()
 
     def _check_config(self) -> None:

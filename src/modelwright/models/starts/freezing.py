@@ -42,16 +42,21 @@ def freeze(model: nn.Module, patterns: Iterable[str], *, except_: Iterable[str] 
 
 def _still_norms(model: nn.Module, frozen: list[str]) -> list[str]:
     owners = {name.rpartition(".")[0] for name in frozen}
-    norms = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        and name in owners
-        and not any(parameter.requires_grad for parameter in module.parameters())
-    ]
+    norms = [name for name in frozen_norms(model) if name in owners]
     for name in norms:
         model.get_submodule(name).eval()
     return norms
+
+
+def frozen_norms(model: nn.Module) -> list[str]:
+    """Names of the batch norms that have parameters, none of which learns."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        and list(module.parameters())
+        and not any(parameter.requires_grad for parameter in module.parameters())
+    ]
 
 
 def _tell(frozen: list[str], norms: list[str], numbers: int) -> None:

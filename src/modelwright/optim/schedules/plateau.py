@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,7 +26,7 @@ class Plateau:
         threshold: smallest improvement that counts, as a fraction of the best score.
         cooldown: evaluations after a fall that are not judged.
         floor: smallest factor.
-        metric: the score to watch; null for the first metric of the objective.
+        metric: the score to watch; null for the loss.
         warmup: steps of the warm-up, or, below 1, their fraction of all steps. With ``n`` of them the factor
             rises from ``1 / n`` at the first step to 1 at the ``n``-th; a budget that is shorter cuts it off.
     """
@@ -93,8 +94,10 @@ class Falling:
             self._bad += 1
 
     def _improves(self, score: float, better: Literal["lower", "higher"]) -> bool:
+        if not math.isfinite(score):  # nothing would ever beat NaN, nor infinity by a part of itself
+            return False
         if self._best is None:
-            return score == score  # not NaN, which nothing would ever beat
+            return True
         margin = self.settings.threshold * abs(self._best)
         return score < self._best - margin if better == "lower" else score > self._best + margin
 

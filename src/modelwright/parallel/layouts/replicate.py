@@ -34,8 +34,7 @@ class Replicate:
     def apply(self, program: LocalProgram, mesh: Mesh) -> ReplicatedProgram:
         """Give every replica rank 0's tensors and connect the exchange; a collective."""
         group = mesh.axis(self.axis)
-        for tensor in chain(program.model.parameters(), program.model.buffers()):  # also buffers that no file holds
-            group.broadcast(tensor.detach())
+        equalise(program.model, group)
         _say_what_is_inexact(program.model, group)
         return ReplicatedProgram(program, group, cast(ExchangeTechnique, self.exchange))
 
@@ -60,6 +59,12 @@ class ReplicatedProgram(LocalProgram):
         """Give every replica rank 0's buffers (running statistics differ between ranks)."""
         for buffer in self.model.buffers():
             self.group.broadcast(buffer)
+
+
+def equalise(model: nn.Module, group: Group) -> None:
+    """Give every rank of ``group`` rank 0's tensors; a collective."""
+    for tensor in chain(model.parameters(), model.buffers()):  # also buffers that no file holds
+        group.broadcast(tensor.detach())
 
 
 def batch_norms(model: nn.Module) -> list[str]:

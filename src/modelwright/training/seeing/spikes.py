@@ -69,10 +69,12 @@ class SpikeDetector:
         known = self._distances
         if len(known) < LEAST:
             return None
+        least = math.log(LEAST_FACTOR) if self._logarithmic else 0.0
+        if distance <= max(2 * max(known), least):  # nearly every step, and far cheaper than what follows
+            return None
         middle = statistics.median(known)
         width = max(_SIGMA * statistics.median(abs(each - middle) for each in known), 1e-9)
-        least = math.log(LEAST_FACTOR) if self._logarithmic else 0.0
-        if distance <= max(DEVIATIONS * width, 2 * max(known), least):
+        if distance <= DEVIATIONS * width:
             return None
         return Spike(step=step, loss=loss, usual=statistics.median(before), deviations=distance / width)
 
