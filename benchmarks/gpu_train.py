@@ -57,11 +57,12 @@ from modelwright.optim.adamw import AdamW
 from modelwright.optim.schedules.constant import Constant
 from modelwright.runs import MetricsWriter, read_metrics
 from modelwright.training.measure import peak_bytes
+from modelwright.training.prepared import Prepared
 from modelwright.training.seeing.flops import FORMULA, count_flops, palm_flops_per_token
 from modelwright.training.seeing.peak import measured_peak, table_peak
 from modelwright.training.settings import Budget
 from modelwright.training.steps import Step
-from modelwright.training.training import Prepared, Training
+from modelwright.training.training import Training
 
 Row = dict[str, Any]
 LR, CLIP, SEED = 1e-4, 1.0, 0

@@ -42,8 +42,9 @@ from modelwright.objectives.linear_cross_entropy import LinearHead, linear_cross
 from modelwright.objectives.next_token import NextToken
 from modelwright.optim.adamw import AdamW
 from modelwright.training.measure import peak_bytes
+from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Budget
-from modelwright.training.training import Prepared, Training
+from modelwright.training.training import Training
 
 WIDTH = 192
 SIZES = ((2048, 2048), (2048, 4096), (16384, 2048), (50304, 2048))  # vocabulary, tokens

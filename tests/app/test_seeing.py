@@ -23,8 +23,8 @@ from modelwright.runs.metrics import read_metrics
 from modelwright.runs.report import write_report
 from modelwright.runs.seeing import flop_text
 from modelwright.runs.seeing import seeing as sections
+from modelwright.training.prepared import Prepared
 from modelwright.training.steps import Step
-from modelwright.training.training import Prepared
 from modelwright.training.watching import Watch
 
 HERE = "tests.app.test_seeing"

@@ -25,7 +25,7 @@ from modelwright.models.gpt import GPT
 from modelwright.parallel.exchanges.none import NoExchange
 from modelwright.runs import Run
 from modelwright.runs.metrics import read_metrics
-from modelwright.training.training import Prepared
+from modelwright.training.prepared import Prepared
 
 VOCABULARY, TIME = 32, 12
 PATIENCE = 180.0

@@ -21,9 +21,10 @@ from modelwright.objectives.classification import Classification
 from modelwright.optim.adamw import AdamW
 from modelwright.optim.muon import Muon
 from modelwright.optim.sgd import SGD
+from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Budget
 from modelwright.training.steps import Step, steps
-from modelwright.training.training import Prepared, Training
+from modelwright.training.training import Training
 
 BATCH, FEATURES, CLASSES, SEED = 6, 5, 4, 11
 TECHNIQUES = {

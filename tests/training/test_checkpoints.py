@@ -32,7 +32,7 @@ from modelwright.base.group import Group
 from modelwright.base.world import Mesh
 from modelwright.objectives.next_token import NextToken
 from modelwright.training import checkpoints
-from modelwright.training.training import Prepared
+from modelwright.training.prepared import Prepared
 
 HERE = "tests.training.test_checkpoints"
 ALONE = Group(0, 1)

@@ -18,8 +18,8 @@ from modelwright.data.memory import InMemory
 from modelwright.objectives.classification import Classification
 from modelwright.objectives.regression import Regression
 from modelwright.training.evaluation import evaluate
+from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Evaluation
-from modelwright.training.training import Prepared
 
 HERE = "tests.training.test_evaluation"
 CLASS_METRICS = ("accuracy", "perplexity")

@@ -15,8 +15,8 @@ from modelwright.data.memory import InMemory
 from modelwright.training import checkpoints
 from modelwright.training.due import LEARNED_AFTER, SavingDue
 from modelwright.training.fit import Evaluated, Record, Saved
+from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Evaluation, Saving
-from modelwright.training.training import Prepared
 
 TOTAL = 7
 HELD_OUT = InMemory(points())

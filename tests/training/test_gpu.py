@@ -28,10 +28,11 @@ from modelwright.optim.adamw import AdamW
 from modelwright.optim.muon import Muon
 from modelwright.optim.scaling import DynamicScale
 from modelwright.optim.schedules.constant import Constant
+from modelwright.training.prepared import Prepared
 from modelwright.training.reading import Reading
 from modelwright.training.settings import Budget
 from modelwright.training.steps import Step
-from modelwright.training.training import Prepared, Training
+from modelwright.training.training import Training
 
 GPU = pytest.mark.gpu
 ON_BOTH = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])

@@ -18,7 +18,7 @@ from modelwright.base.world import Mesh
 from modelwright.optim.adamw import AdamW
 from modelwright.optim.fused import fused_or_foreach
 from modelwright.training import checkpoints
-from modelwright.training.training import Prepared
+from modelwright.training.prepared import Prepared
 
 HERE = "tests.training.test_memory"
 STEPS = 8

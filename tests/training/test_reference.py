@@ -16,7 +16,7 @@ from modelwright.data.memory import InMemory
 from modelwright.models.gpt import GPT
 from modelwright.objectives.preference import Preference
 from modelwright.training import checkpoints
-from modelwright.training.training import Prepared
+from modelwright.training.prepared import Prepared
 
 HERE = "tests.training.test_reference"
 

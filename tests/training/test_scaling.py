@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -15,8 +16,9 @@ from modelwright.data import Splits
 from modelwright.data.memory import InMemory
 from modelwright.optim.scaling import DynamicScale
 from modelwright.training import checkpoints
+from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Budget
-from modelwright.training.training import Prepared, Training
+from modelwright.training.training import Training
 
 
 class Overflowing:
@@ -77,7 +79,7 @@ def test_an_overflow_is_left_out_said_and_halves_the_scale() -> None:
     changes = [(event.details["before"], event.details["now"]) for event in events if event.kind == "loss-scale"]
     assert [now / was for was, now in changes].count(0.5) == len(masked)
     assert any(now == 2 * was for was, now in changes)
-    for (_, now), (was, _) in zip(changes, changes[1:], strict=False):
+    for (_, now), (was, _) in pairwise(changes):
         assert now == was
 
 

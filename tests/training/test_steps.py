@@ -32,8 +32,8 @@ from modelwright.data.order import Order
 from modelwright.optim.schedules.constant import Constant
 from modelwright.optim.schedules.cosine import Cosine
 from modelwright.optim.sgd import SGD
+from modelwright.training.prepared import Prepared
 from modelwright.training.steps import MASKED_IN_A_ROW
-from modelwright.training.training import Prepared
 
 HERE = "tests.training.test_steps"
 

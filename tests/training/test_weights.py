@@ -24,9 +24,9 @@ from modelwright.optim.sgd import SGD
 from modelwright.training import checkpoints
 from modelwright.training.fit import Evaluated
 from modelwright.training.patience import Patience
+from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Evaluation
 from modelwright.training.steps import Step
-from modelwright.training.training import Prepared
 
 EVERY = 2
 

@@ -40,8 +40,9 @@ from modelwright.planning.search import default_plan, measured
 from modelwright.runs import Run, locked, remove
 from modelwright.training.budget import steps_of
 from modelwright.training.measure import measure
+from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Budget, Evaluation, Saving
-from modelwright.training.training import Prepared, Training
+from modelwright.training.training import Training
 from modelwright.training.updating import Updating
 from modelwright.training.watching import Watch
 

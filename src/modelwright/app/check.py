@@ -25,7 +25,7 @@ from modelwright.recipe import Recipe
 from modelwright.recipe.build import build_model, filled_model
 from modelwright.recipe.own import build_objective, updating_of
 from modelwright.recipe.weights import begun_model
-from modelwright.training.training import begun
+from modelwright.training.prepared import begun
 from modelwright.training.updating import shares
 
 SAMPLES = 2

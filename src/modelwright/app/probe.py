@@ -17,7 +17,7 @@ from modelwright.launch import Warm, raise_failure, start
 from modelwright.planning.search import Measurement
 from modelwright.runs import Run
 from modelwright.training.measure import measure
-from modelwright.training.training import Prepared
+from modelwright.training.prepared import Prepared
 
 PATIENCE_SECONDS = 300.0
 

@@ -15,6 +15,7 @@ from modelwright.runs import Run
 from modelwright.runs.plain import plain
 from modelwright.training.budget import tokens_per_sample
 from modelwright.training.fit import Record
+from modelwright.training.prepared import Prepared
 from modelwright.training.seeing.diagnosis import diagnose
 from modelwright.training.seeing.flops import FORMULA, count_flops, palm_flops_per_token
 from modelwright.training.seeing.gradients import GradientNorms
@@ -23,7 +24,6 @@ from modelwright.training.seeing.profiling import Profiler
 from modelwright.training.seeing.spikes import SpikeDetector
 from modelwright.training.seeing.worst import explain
 from modelwright.training.steps import Step
-from modelwright.training.training import Prepared
 from modelwright.training.watching import Watch
 
 Row = dict[str, Any]

@@ -22,8 +22,8 @@ from modelwright.training import checkpoints
 from modelwright.training.budget import tokens_per_sample
 from modelwright.training.fit import Evaluated, Record, Saved
 from modelwright.training.measure import peak_bytes
+from modelwright.training.prepared import Prepared
 from modelwright.training.steps import Step
-from modelwright.training.training import Prepared
 
 Row = dict[str, Any]
 Show = Callable[[Row], None]

@@ -13,8 +13,9 @@ from modelwright.models.attention import attention_kernels, set_attention
 from modelwright.models.source import load_weights
 from modelwright.runs import Run
 from modelwright.training import checkpoints
+from modelwright.training.prepared import begun
 from modelwright.training.reference import Reference, reference_of
-from modelwright.training.training import Training, begun
+from modelwright.training.training import Training
 
 
 def open_trained(

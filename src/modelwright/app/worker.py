@@ -11,7 +11,7 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.base.plan import Plan
 from modelwright.base.world import world
 from modelwright.runs import Run
-from modelwright.training.training import Prepared
+from modelwright.training.prepared import Prepared
 
 
 def main(arguments: list[str]) -> None:

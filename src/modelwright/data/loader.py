@@ -30,8 +30,8 @@ class Loader:
 
     Step ``s`` takes the positions ``[position + s * batch, position + (s + 1) * batch)`` of the order, and
     this rank the slice ``part`` of them. Small samples that are quickly read are read for several steps at once, where
-    each is the same whichever others it is read with (:func:`modelwright.data.batches.alike`); others by a thread, with one batched read per step, that is up to two steps ahead and ends with the iteration, however that
-    ends.
+    each is the same whichever others it is read with (:func:`modelwright.data.batches.alike`); others by a thread, with
+    one batched read per step, that is up to two steps ahead and ends with the iteration, however that ends.
 
     Args:
         dataset: where samples come from.
@@ -131,8 +131,8 @@ class Loader:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         if count == 1:
             return [self._cut(batch, share)]
-        # Each step in memory of its own: products round by where in memory their factors begin, and a resumed run, which
-        # reads other steps together, is to give the same bits.
+        # Each step in memory of its own: products round by where in memory their factors begin, and a resumed run,
+        # which reads other steps together, is to give the same bits.
         places = [slice(step * share, (step + 1) * share) for step in range(count)]
         return [self._cut({name: whole[place].clone() for name, whole in batch.items()}, share) for place in places]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from modelwright.planning.search import Measurement
+from modelwright.training.prepared import Prepared
 from modelwright.training.steps import steps
-from modelwright.training.training import Prepared
 
 WARM_UP = 1
 

@@ -14,9 +14,9 @@ from tests.world import run_world
 from torch import Tensor, nn
 
 from modelwright.base.world import Mesh
+from modelwright.training.prepared import Prepared
 from modelwright.training.seeing.diagnosis import Diagnosis, Finding, diagnose, offenders
 from modelwright.training.seeing.probing import finite
-from modelwright.training.training import Prepared
 
 HERE = "tests.training.seeing.test_diagnosis"
 

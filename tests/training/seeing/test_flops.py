@@ -16,10 +16,10 @@ from modelwright.data.batches import read
 from modelwright.data.memory import InMemory
 from modelwright.models.attention import set_attention
 from modelwright.objectives.next_token import NextToken
+from modelwright.training.prepared import Prepared
 from modelwright.training.seeing.flops import _computed, count_flops, palm_flops_per_token
 from modelwright.training.seeing.peak import measured_peak, peak, table_peak, utilisation
 from modelwright.training.seeing.replay import micro_batches
-from modelwright.training.training import Prepared
 
 TARGETS = 3
 

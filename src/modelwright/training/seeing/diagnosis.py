@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from modelwright.training.prepared import Prepared
 from modelwright.training.seeing.probing import Seen, finite, probe
 from modelwright.training.seeing.replay import MicroBatch, micro_batches, rewound
-from modelwright.training.training import Prepared
 
 Stage = Literal["weights", "forward", "loss", "backward", "replay"]
 MOST_PROBES = 256  # forwards (and backwards) spent on finding the samples of one micro-batch

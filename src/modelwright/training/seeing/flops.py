@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from modelwright.parallel.program import LocalProgram
+from modelwright.training.prepared import Prepared
 from modelwright.training.seeing.replay import MicroBatch, micro_batches, rewound
-from modelwright.training.training import Prepared
 
 FORMULA = (
     "counted: 2 operations for each multiply-add of every matrix product, convolution and fused attention that runs, "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.data.order import Order
-from modelwright.training.training import Prepared
+from modelwright.training.prepared import Prepared
 
 
 @dataclass(frozen=True)

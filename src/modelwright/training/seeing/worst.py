@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from modelwright.models.modes import evaluating
+from modelwright.training.prepared import Prepared
 from modelwright.training.seeing.diagnosis import _attempt
 from modelwright.training.seeing.replay import MicroBatch, micro_batches, rewound
 from modelwright.training.seeing.spikes import Spike
-from modelwright.training.training import Prepared
 
 NAMED = 8
 SECONDS = 10.0  # for looking at samples one by one, on each rank
