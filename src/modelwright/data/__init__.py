@@ -165,6 +165,7 @@ class Splits:
         tokenizer: what made the tokens, for text.
         documents: the held-out texts as they were, as a yardstick for compressors.
         encoder: turns new rows into inputs, where samples are rows of a table.
+        classes: names of the classes by number, where the data names them.
     """
 
     train: Dataset
@@ -173,3 +174,4 @@ class Splits:
     tokenizer: Tokenizer | None = None
     documents: Documents | None = None
     encoder: Encoder | None = None
+    classes: tuple[str, ...] = ()

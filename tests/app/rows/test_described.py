@@ -31,6 +31,13 @@ def test_targets_that_are_ignored_are_none() -> None:
     assert all("target" not in row for row in blank)
 
 
+def test_classes_go_by_the_names_of_the_data() -> None:
+    data = Splits(NOTHING.train, classes=("cat", "dog"))
+    logits = torch.tensor([[1.0, 3.0], [2.0, 0.0], [0.0, 1.0]])
+    rows = describe(Classification(), logits, {"targets": torch.tensor([1, 1, -100])}, data)
+    assert [(row["class"], row["target"]) for row in rows] == [("dog", "dog"), ("cat", "dog"), ("dog", None)]
+
+
 def test_an_object_with_logits_is_read() -> None:
     outputs = SimpleNamespace(logits=torch.tensor([[0.0, 1.0]]))
     assert describe(Classification(), outputs, {}, NOTHING)[0]["class"] == 1

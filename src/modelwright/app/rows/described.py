@@ -55,13 +55,13 @@ def describe(objective: object, outputs: Any, batch: Batch, data: Splits) -> lis
 def _classes(objective: Classification, outputs: Any, batch: Batch, data: Splits) -> list[Row]:
     logits = logits_of(outputs)
     shares = widened(logits).softmax(-1).amax(-1)
-    classes = _decoded(logits, data) or logits.argmax(-1).tolist()
+    classes = _decoded(logits, data) or _named(logits.argmax(-1), data)
     rows = [{"class": name, "probability": share} for name, share in zip(classes, shares.tolist(), strict=True)]
     targets = batch.get(objective.target)
     if targets is None or (targets == IGNORED).all():
         return rows
     known = functional.one_hot(targets.clamp(min=0).long(), logits.size(-1))
-    names = _decoded(known, data) or targets.tolist()
+    names = _decoded(known, data) or _named(targets, data)
     ignored = (targets == IGNORED).flatten(1).all(1) if targets.dim() > 1 else targets == IGNORED
     return [
         row | {"target": None if without else name}
@@ -116,6 +116,14 @@ def scored(rows: Iterator[Row]) -> Iterator[Row]:
         if "bytes" in windows[0]:
             row["bits_per_byte"] = nats / math.log(2) / size if size else None
         yield row
+
+
+def _named(numbers: Tensor, data: Splits) -> list[Any]:
+    """Classes by the names that the data has for them."""
+    listed: list[Any] = numbers.tolist()
+    if not data.classes or numbers.dim() != 1:
+        return listed
+    return [data.classes[number] if 0 <= number < len(data.classes) else number for number in listed]
 
 
 def _decoded(outputs: Tensor, data: Splits) -> list[Any] | None:

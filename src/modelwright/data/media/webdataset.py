@@ -124,7 +124,8 @@ class WebDataset:
             part: ShardSamples(self, shards, index, targets, np.load(folder / f"{part}.npy"), noted["shape"])
             for part in ("train", "held_out")
         }
-        return Splits(parts["train"], parts["held_out"] if len(parts["held_out"]) else None, facts)
+        held_out = parts["held_out"] if len(parts["held_out"]) else None
+        return Splits(parts["train"], held_out, facts, classes=tuple(noted["class_names"]))
 
     def input_of(self, ending: str, data: bytes, place: str) -> NDArray[Any]:
         """One sample's input from its bytes.

@@ -157,7 +157,8 @@ class TokenRows(ABC):
         technique: Any = self.tokenizer
         tokenizer: Tokenizer = technique.load(folder)
         parts = {part: self.dataset(Ragged(folder, part, self.columns), tokenizer) for part in manifest["rows"]}
-        return Splits(parts["train"], parts.get("held_out"), manifest["facts"], tokenizer)
+        names = tuple(manifest.get("classes", ()))
+        return Splits(parts["train"], parts.get("held_out"), manifest["facts"], tokenizer, classes=names)
 
     def _build(self, sources: Mapping[str, Source], folder: Path) -> None:
         started = time.perf_counter()
