@@ -159,3 +159,22 @@ def test_what_this_machine_cannot_compute_is_refused() -> None:
     assert outcome.code == 2
     assert "compute capability" in outcome.err
     assert not Path("runs/short").exists()
+
+
+def test_a_start_whose_tokens_are_others_is_refused() -> None:
+    """Learnt from other text, the same number means another token; the weights would be read as gibberish."""
+    model = "{use: gpt, layers: 1, width: 16, heads: 2}"
+    bpe = "{use: text-files, files: ['%s.txt'], context: 16, held_out: 0.3, tokenizer: {use: bpe, vocabulary: 300}}"
+    fields = {"model": model, "objective": "next-token", "batch": "4", "budget": "{steps: 3}"}
+    first = trained("texts", data=bpe % "[0-3]", **fields)
+    for number in range(8):
+        Path(f"other-{number}.txt").write_text(f"{number}: entirely different letters: qxzj vwky " * 20)
+    other = DIGITS | fields | {"data": bpe % "other-*", "start": f"{{run: {first.path.absolute()}}}"}
+    outcome = invoke("train", str(write_recipe(other)), "--name", "wrong")
+    assert outcome.code == 2
+    assert "another tokenizer" in outcome.err
+    assert not Path("runs/wrong").exists()
+    remedy = f"{{use: local, folder: {first.path.absolute()}/tokenizer}}"
+    same = other["data"].replace("{use: bpe, vocabulary: 300}", remedy)
+    outcome = invoke("train", str(write_recipe(other | {"data": same})), "--name", "right")
+    assert outcome.code == 0, outcome.err

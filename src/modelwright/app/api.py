@@ -31,6 +31,7 @@ from modelwright.data.memory import splits_of
 from modelwright.models.attention import attention_kernels
 from modelwright.objectives import Objective
 from modelwright.objectives.function import FunctionObjective
+from modelwright.objectives.held import check_whole
 from modelwright.optim import AverageTechnique, OptimizerTechnique, Schedule
 from modelwright.optim.adamw import AdamW
 from modelwright.optim.rules import GroupRule
@@ -221,7 +222,10 @@ def _objective(objective: Objective | LossFunction) -> Objective:
     from_torch = str(getattr(objective, "__module__", "")).startswith("torch.nn.")
     if isinstance(objective, type) or not (hasattr(objective, "counts") or (callable(objective) and not from_torch)):
         raise ModelwrightError(f"{_shown(objective)} is no objective", where="objective", remedy=_OBJECTIVES)
-    return cast(Objective, objective) if hasattr(objective, "counts") else FunctionObjective(objective)
+    if not hasattr(objective, "counts"):
+        return FunctionObjective(objective)
+    check_whole(objective)
+    return cast(Objective, objective)
 
 
 @contextmanager

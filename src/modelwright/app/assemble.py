@@ -41,6 +41,7 @@ def prepare(recipe: Recipe, run: Run) -> Splits:
     if (folder / MANIFEST).is_file():
         check(folder)
     _keep_tokenizer(recipe, data, run)
+    _check_same_tokens(recipe, data)
     _note(run, folder)
     return data
 
@@ -154,6 +155,28 @@ def _keep_tokenizer(recipe: Recipe, data: Splits, run: Run) -> None:
     if data.tokenizer is not None and _technique(recipe) is not None:
         make_folder(run.path / _TOKENIZER)
         data.tokenizer.save(run.path / _TOKENIZER)
+
+
+def _check_same_tokens(recipe: Recipe, data: Splits) -> None:
+    """Weights that start from a run know its tokens alone; a tokenizer learnt from other text means others."""
+    if recipe.start is None or recipe.start.run is None or data.tokenizer is None:
+        return
+    other = Run(Path(recipe.start.run))
+    theirs = tokenizer_of(other) if other.recipe_path.is_file() else None
+    if theirs is not None and not _alike(theirs, data.tokenizer):
+        raise ModelwrightError(
+            f"the run to start from, {recipe.start.run}, has another tokenizer than this data: the same numbers would "
+            "stand for other tokens",
+            where="data.tokenizer",
+            remedy=f"take its own:  tokenizer: {{use: local, folder: {other.path / _TOKENIZER}}}",
+        )
+
+
+def _alike(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers make the same tokens of every byte and of a page of words."""
+    probes = (bytes(range(256)), Path(__file__).read_bytes())
+    sizes = [(each.vocabulary, each.end_of_text) for each in (one, other)]
+    return sizes[0] == sizes[1] and all(list(one.encode(text)) == list(other.encode(text)) for text in probes)
 
 
 def _kept_tokenizer(recipe: Recipe, run: Run) -> Tokenizer | None:

@@ -9,7 +9,24 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
+from modelwright.base.errors import ModelwrightError
+
 _DEPTH = 4
+
+
+def check_whole(objective: object, where: str = "objective") -> None:
+    """Refuse an objective that lacks a part; all that is missing is named at once.
+
+    Raises:
+        ModelwrightError: with what to add.
+    """
+    parts = {"counts": "method", "forward": "method", "loss": "method", "coefficients": "mapping", "metrics": "tuple"}
+    if missing := [name for name in parts if not hasattr(objective, name)]:
+        raise ModelwrightError(
+            f"the objective {type(objective).__name__} lacks {', '.join(missing)}",
+            where=where,
+            remedy="coefficients = {TERM: weight, ...} and metrics = () may be attributes of the class",
+        )
 
 
 def held_parameters(objective: object) -> Iterator[nn.Parameter]:

@@ -71,6 +71,8 @@ class LocalProgram:
         sums: dict[str, Tensor] = {}
         for batch in micro_batches:
             for term, count in self._chosen(self.objective.counts(batch)).items():
+                if not isinstance(count, Tensor):  # of the user's own
+                    count = torch.tensor(count, device=self.device)
                 sums[term] = sums[term] + count if term in sums else count
         return sums
 

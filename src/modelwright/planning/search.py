@@ -183,6 +183,7 @@ class _Search:
         self._seen: set[str] = set()
         self._tried: list[tuple[Plan, Measurement]] = []
         self._refused: ModelwrightError | None = None
+        self._short_of_memory = False
 
     def consider(self, candidates: Iterator[Plan]) -> None:
         for candidate in candidates:
@@ -210,11 +211,15 @@ class _Search:
         """Where nothing fits even so, give time for memory."""
         smallest = self.best
         for plan, kind in product((start, smallest), ("selective", "full")):
-            if self.measured is not None or request.recompute != "auto":
+            if self.measured is not None or request.recompute != "auto" or not self._short_of_memory:
                 return
             self.best = replace(plan, recompute=kind)
-            self._challenge(self.best)
-            self.descend(request)
+            try:
+                self._challenge(self.best)
+                self.descend(request)
+            except ModelwrightError as error:  # a model without repeated blocks, for one: what was short is memory
+                emit("plan-refused", f"recompute {kind}: {error.what}")
+                return
 
     def result(self) -> Plan:
         if self.measured is None:
@@ -229,6 +234,7 @@ class _Search:
         try:
             found = self._measure(candidate, LOST * self.measured.step_seconds if self.measured else math.inf)
         except RunFailed as error:
+            self._short_of_memory |= "memory" in error.what or "SIGKILL" in error.what
             self._refuse(label, error)
             return False
         if not self._fits(candidate, found, label):
@@ -254,6 +260,7 @@ class _Search:
             f"this plan does not fit: {bytes_text(need)} are needed, {bytes_text(have)} are there",
             remedy="choose a smaller model or batch",
         )
+        self._short_of_memory = True
         self._refuse(label, error)
         return False
 

@@ -11,6 +11,7 @@ from torch import nn
 from modelwright.base.errors import ModelwrightError
 from modelwright.objectives import Objective
 from modelwright.objectives.function import FunctionObjective
+from modelwright.objectives.held import check_whole
 from modelwright.optim import Optimizer, Schedule
 from modelwright.optim.closure import check_closure_free
 from modelwright.optim.groups import trainable
@@ -32,6 +33,7 @@ def build_objective(recipe: Recipe) -> Objective:
         return FunctionObjective(partial(objective.target(), **objective.arguments))
     found = objective.build()
     if all(hasattr(found, name) for name in ("counts", "forward", "loss")):
+        check_whole(found, objective.where)
         return cast(Objective, found)
     if callable(found):
         return FunctionObjective(found)

@@ -18,7 +18,7 @@ class Patience:
         monitor: ``loss`` or the name of a metric.
         better: which direction is better.
         patience: evaluations without a gain after which training ends.
-        minimum_gain: less than this, in the score's own unit, is no gain.
+        minimum_gain: less than this, in the score's own unit, is no gain to wait on for; it may be the best even so.
     """
 
     def __init__(
@@ -26,18 +26,24 @@ class Patience:
     ) -> None:
         self.monitor, self.better = monitor, better
         self.patience, self.minimum_gain = patience, minimum_gain
-        self.best = math.inf if better == "lower" else -math.inf
+        self.best = self.mark = math.inf if better == "lower" else -math.inf
         self.best_step = 0
         self.without_gain = 0
 
     def observe(self, score: float, step: int) -> bool:
         """Take in the score after ``step``; whether it is the best so far. An undefined score never is."""
-        gain = self.best - score if self.better == "lower" else score - self.best
-        if gain > self.minimum_gain or (math.isinf(self.best) and math.isfinite(score)):
-            self.best, self.best_step, self.without_gain = score, step, 0
-            return True
-        self.without_gain += 1
-        return False
+        if self._gains(score, self.mark, self.minimum_gain):
+            self.mark, self.without_gain = score, 0
+        else:
+            self.without_gain += 1
+        if not self._gains(score, self.best, 0.0):
+            return False
+        self.best, self.best_step = score, step
+        return True
+
+    def _gains(self, score: float, before: float, least: float) -> bool:
+        gain = before - score if self.better == "lower" else score - before
+        return gain > least and math.isfinite(score)
 
     @property
     def exhausted(self) -> bool:
@@ -46,8 +52,8 @@ class Patience:
 
     def state(self) -> dict[str, Any]:
         """Best score, its step, and how many evaluations passed since."""
-        best = self.best if math.isfinite(self.best) else None
-        counted = {"best": best, "best_step": self.best_step, "without_gain": self.without_gain}
+        best, mark = (each if math.isfinite(each) else None for each in (self.best, self.mark))
+        counted = {"best": best, "mark": mark, "best_step": self.best_step, "without_gain": self.without_gain}
         return {"monitor": self.monitor, **counted}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -63,7 +69,7 @@ class Patience:
                 remedy=f"watch {state['monitor']}, or give the new run another name",
             )
         if state["best"] is not None:
-            self.best = float(state["best"])
+            self.best, self.mark = float(state["best"]), float(state["mark"])
         self.best_step, self.without_gain = int(state["best_step"]), int(state["without_gain"])
 
 

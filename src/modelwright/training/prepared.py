@@ -152,6 +152,7 @@ class Prepared:
                 "stopped-early",
                 f"{self.patience.monitor} has not gained in {self.patience.without_gain} evaluations: training ends, "
                 f"and {kept if self.weights.best.tensors else 'the last weights stay, as no score was finite'}",
+                level="warning",
                 step=self.state.step,
                 best=self.patience.best,
                 best_step=self.patience.best_step,

@@ -108,7 +108,9 @@ class ImageFolder:
         manifest = read_manifest(folder)
         shape = (self.channels, self.size, self.size)
         datasets = {part: mapped(folder, part, np.uint8, shape) for part in manifest["samples"]}
-        return Splits(datasets["train"], datasets.get("held_out"), manifest["facts"], classes=tuple(manifest["classes"]))
+        return Splits(
+            datasets["train"], datasets.get("held_out"), manifest["facts"], classes=tuple(manifest["classes"])
+        )
 
     def _build(self, parts: dict[str, list[Labelled]], classes: list[str], folder: Path) -> None:
         started = time.perf_counter()

@@ -133,7 +133,9 @@ class Wav:
         """
         manifest = read_manifest(folder)
         datasets = {part: mapped(folder, part, np.float32, (self.samples,)) for part in manifest["samples"]}
-        return Splits(datasets["train"], datasets.get("held_out"), manifest["facts"], classes=tuple(manifest["classes"]))
+        return Splits(
+            datasets["train"], datasets.get("held_out"), manifest["facts"], classes=tuple(manifest["classes"])
+        )
 
     def _parts(self) -> dict[str, list[Labelled]]:
         if self.folder is not None:
