@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import pytest
 from tests.training.small import points, prepare
 from torch import nn
 
@@ -14,7 +13,7 @@ from modelwright.optim.sgd import SGD
 from modelwright.training.measure import _usual, measure
 from modelwright.training.updating import Updating
 
-SLOW = 0.02
+SLOW = 0.2
 
 
 class Slow(SGD):
@@ -39,8 +38,7 @@ def test_a_step_is_what_a_round_of_updates_takes_on_average() -> None:
     }
     found = measure(prepare(points(), updates=updates), seconds=0.0, limit=SLOW / 10)
     assert found.steps == 4
-    assert found.step_seconds == pytest.approx(SLOW / 4, rel=0.8)
-    assert found.step_seconds > SLOW / 4
+    assert SLOW / 4 < found.step_seconds < SLOW  # neither the usual step, which is quick, nor the slow one
 
 
 def test_one_update_gives_the_median_step() -> None:
