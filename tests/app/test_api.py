@@ -20,7 +20,6 @@ from torch.nn import functional
 
 import modelwright as mw
 from modelwright.app.api import parse_budget
-from modelwright.app.trained import newest_weights
 from modelwright.base.world import Mesh
 from modelwright.data.texts.text_files import TextFiles
 from modelwright.data.tokenizers.byte import Byte
@@ -31,6 +30,7 @@ from modelwright.optim.rules import GroupRule
 from modelwright.optim.schedules.constant import Constant
 from modelwright.planning.request import PlanRequest
 from modelwright.runs import Run, is_locked, locked, read_events
+from modelwright.runs.weights import newest_weights
 from modelwright.training.updating import Updating
 from modelwright.training.watching import Watch
 

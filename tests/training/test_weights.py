@@ -21,6 +21,7 @@ from modelwright.optim.schedule_free import ScheduleFree
 from modelwright.optim.schedules.constant import Constant
 from modelwright.optim.schedules.plateau import Plateau
 from modelwright.optim.sgd import SGD
+from modelwright.runs.weights import weights_of
 from modelwright.training import checkpoints
 from modelwright.training.fit import Evaluated
 from modelwright.training.patience import Patience
@@ -168,7 +169,7 @@ def test_averages_are_scored_and_kept_while_training_goes_on_as_without_them(tmp
         probe.program.model.load_state_dict(weights)
         assert record.scores["loss"] == pytest.approx(probe.evaluate(True)["loss"], rel=1e-12)
     saved = checkpoints.list_checkpoints(tmp_path)[0]
-    for name, value in load_file(checkpoints.weights_of(saved)).items():
+    for name, value in load_file(weights_of(saved)).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-12, atol=1e-14)
     assert same(load_file(saved / "model.safetensors"), live[10])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.files import file_hash, make_folder, read_json, speaking, write_json
 from modelwright.base.group import Group
+from modelwright.runs.weights import SHOWN, find_damage, list_checkpoints
 from modelwright.training.state import State
 from modelwright.training.weights import Weights
 
 FORMAT = 1
-SHOWN = "shown.safetensors"
-_NAME = re.compile(r"step-(\d{8,})")
 
 
 def save(state: State, folder: Path, group: Group, keep: int, weights: Weights | None = None) -> Path:
@@ -72,29 +70,6 @@ def load(state: State, path: Path) -> None:
         numbers,
         read_tensors(further) if further.exists() else {},
     )
-
-
-def weights_of(path: Path) -> Path:
-    """The file of a checkpoint with the weights to be scored: averages where there are any."""
-    shown = path / SHOWN
-    return shown if shown.exists() else path / "model.safetensors"
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, newest first."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
-
-
-def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint by its manifest, or ``None``."""
-    try:
-        files: dict[str, dict[str, Any]] = read_json(path / "manifest.json")["files"]
-    except ModelwrightError as error:
-        return f"no readable manifest: {error.what}"
-    except (KeyError, TypeError):
-        return "no readable manifest: it lists no files"
-    return next(_differences(path, files), None)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -172,14 +147,3 @@ def _numbers(path: Path) -> dict[str, Any]:
             remedy="upgrade: pip install -U modelwright",
         )
     return numbers
-
-
-def _differences(path: Path, files: dict[str, dict[str, Any]]) -> Iterator[str]:
-    for name, expected in files.items():
-        file = path / name
-        if not file.exists():
-            yield f"{name} is missing"
-        elif file.stat().st_size != expected["bytes"]:
-            yield f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        elif file_hash(file) != expected["sha256"]:
-            yield f"{name} differs from its hash"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import Event, listening
+from modelwright.base.files import file_hash, write_json
 from modelwright.models.gpt import GPT
 from modelwright.models.mlp import MLP
 from modelwright.models.source import save_weights
@@ -207,11 +208,16 @@ def test_a_run_gives_its_newest_weights(tmp_path: Path) -> None:
         load_start(gpt(), Start(run=str(run.path)))
     for step in (9, 10):
         (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
-        save_weights(gpt(step), run.checkpoints / f"step-{step:08d}" / "model.safetensors")
+        weights = run.checkpoints / f"step-{step:08d}" / "model.safetensors"
+        save_weights(gpt(step), weights)
+        noted = {"bytes": weights.stat().st_size, "sha256": file_hash(weights)}
+        write_json(weights.parent / "manifest.json", {"format": 1, "files": {weights.name: noted}})
     model = gpt(1)
     loaded = load_start(model, Start(run=str(run.path)))
     assert same(model, gpt(10))
     assert loaded.step == 10
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert load_start(model, Start(run=str(run.path))).step == 9  # a damaged one is passed over, as by every verb
 
 
 def test_buffers_start_too(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from modelwright.models.starts.heads import check_untied, find_head
 from modelwright.models.starts.imports import Imported, read_checkpoint
 from modelwright.models.starts.mismatch import Cure, Differences, Shapes, common_beginning, cure, differences
 from modelwright.models.starts.naming import choose, covered, renamed
-from modelwright.models.starts.run_weights import newest_weights
 from modelwright.models.starts.start import Start
 from modelwright.models.starts.weight_files import read_file, read_folder
+from modelwright.runs import Run
+from modelwright.runs.weights import newest_weights
 
 _SHOWN = 6
 
@@ -92,7 +93,7 @@ def _read(start: Start) -> Imported:
         return Imported(tensors=read_folder(Path(start.folder)), kind="transformers")
     if start.weights is not None:
         return Imported(tensors=read_file(Path(start.weights)), kind="weights")
-    path, step = newest_weights(Path(str(start.run)))
+    path, step = newest_weights(_opened(Path(str(start.run))))
     return Imported(tensors=read_weights(path), kind="run", step=step)
 
 
@@ -219,3 +220,14 @@ def _tell(loaded: Loaded, kind: str) -> None:
         emit("start-cast", f"{count} tensors were cast from {cast}", cast=cast, tensors=count)
     if loaded.left:
         emit("start-left", f"not taken from {source}: {'; '.join(loaded.left)}", left=list(loaded.left))
+
+
+def _opened(path: Path) -> Run:
+    try:
+        return Run.open(path)
+    except ModelwrightError as error:
+        raise ModelwrightError(
+            f"there is nothing to start from: {error.what}",
+            where="start.run",
+            remedy=f"train it first, with --name {path.name}; or name another: start.run=runs/NAME",
+        ) from error
