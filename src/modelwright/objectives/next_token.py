@@ -29,7 +29,7 @@ class NextToken:
     Attributes:
         label_smoothing: the share of a target that is spread evenly over the vocabulary.
         logits: ``chunked`` makes some rows of logits at a time, ``full`` all of them; ``auto`` is ``chunked`` wherever
-            the model's head allows it, being no slower at any size measured.
+            the model's head allows it, for the memory it saves.
         chunk: bytes of logits that exist at a time; ``None``: as suits the device.
     """
 
