@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset
@@ -16,10 +17,13 @@ from modelwright.data.batches import alike, read
 from modelwright.data.order import Order
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modelwright.data import Batch
 
 _AHEAD = 2  # Steps that the thread reads in advance.
 _MOST_STEPS, _MOST_BYTES = 64, 2**20  # Of what is read at once.
+_ALIGNED = 64  # Bytes; so torch allocates on a CPU.
 # Reading that takes longer for a step is left to a thread. Below, the thread would cost more than it saves: it and the
 # loop take turns at Python's lock.
 _SLOW = 200e-6
@@ -127,20 +131,28 @@ class Loader:
             batch = read(self._dataset, self._order(positions))
         except Exception as error:
             raise _placed(error, f"positions {positions[0]} to {positions[-1]} of the order") from error
-        if self._pin:
-            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        batch = {name: whole.pin_memory() if self._pin else _at_home(whole) for name, whole in batch.items()}
         if count == 1:
             return [self._cut(batch, share)]
-        # Each step in memory of its own: products round by where in memory their factors begin, and a resumed run,
-        # which reads other steps together, is to give the same bits.
-        places = [slice(step * share, (step + 1) * share) for step in range(count)]
-        return [self._cut({name: whole[place].clone() for name, whole in batch.items()}, share) for place in places]
+        columns = [[_at_home(part) for part in torch.split(whole, share)] for whole in batch.values()]
+        return [self._cut(dict(zip(batch, parts, strict=True)), share) for parts in zip(*columns, strict=True)]
 
     def _cut(self, batch: Batch, share: int) -> list[Batch]:
+        if share <= self._micro_batch:
+            return [batch]
         return [
             {name: tensor[start : start + self._micro_batch] for name, tensor in batch.items()}
             for start in range(0, share, self._micro_batch)
         ]
+
+
+def _at_home(part: Tensor) -> Tensor:
+    """``part`` of a tensor, or of an array, where torch would have put it.
+
+    Products round by where in memory their factors lie; a resumed run, which reads other steps together, is to give the
+    same bits.
+    """
+    return part.clone() if part.is_floating_point() and part.data_ptr() % _ALIGNED else part
 
 
 class _ReadAhead:

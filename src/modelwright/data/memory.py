@@ -164,7 +164,7 @@ def _rows(name: str, value: Any) -> Any:
 
 def _taken(rows: Any, indices: np.ndarray[Any, Any]) -> Tensor:
     if isinstance(rows, Tensor):
-        return rows[torch.from_numpy(indices)]
+        return rows.index_select(0, torch.from_numpy(indices))
     return torch.from_numpy(np.ascontiguousarray(rows[indices]))
 
 

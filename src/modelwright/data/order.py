@@ -1,6 +1,6 @@
 """Order: which sample comes when, as arithmetic instead of a table.
 
-Each epoch is a keyed permutation: a balanced Feistel network over the smallest power of four that holds the
+Each epoch is a keyed permutation: an alternating Feistel network over the smallest power of two that holds the
 data, walked along its cycle until the result lies inside it (format-preserving encryption; Black and Rogaway,
 "Ciphers with Arbitrary Finite Domains", 2002). It takes no memory, and any position is found at once, so a
 run resumes anywhere and any number of readers share one order.
@@ -18,7 +18,7 @@ from modelwright.base.errors import ModelwrightError
 
 LONGEST = 2**62
 _ROUNDS = 8
-_LEAST_HALF_BITS = 3  # with halves of two bits a Feistel network reaches only few of the permutations
+_LEAST_BITS = 6  # with halves of two bits a Feistel network reaches only few of the permutations
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 2**64 - 1
 
@@ -41,7 +41,9 @@ class Order:
             raise ModelwrightError(f"cannot order {length} samples: it takes at least one and at most 2**62")
         self.length = length
         self.seed = seed
-        self._half_bits = max(_LEAST_HALF_BITS, ((length - 1).bit_length() + 1) // 2)
+        bits = max(_LEAST_BITS, (length - 1).bit_length())
+        self._low_bits = bits // 2
+        self._high_bits = bits - self._low_bits
         self._key = _mixed(np.array([seed & _WORD], dtype=np.uint64))
 
     def __call__(self, positions: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
@@ -53,11 +55,18 @@ class Order:
         if asked.size and asked.min() < 0:
             raise ModelwrightError(f"there is no position {asked.min()}: positions count from 0")
         epochs, inside = np.divmod(asked.ravel(), self.length)
-        indices = self._walk(inside.astype(np.uint64), self._round_keys(epochs.astype(np.uint64)))
+        indices = self._walk(inside.astype(np.uint64), self._keys(epochs))
         return indices.astype(np.int64).reshape(asked.shape)
 
+    def _keys(self, epochs: NDArray[np.int64]) -> Words:
+        """Keys ``[rounds, positions]``, those of each epoch made once where positions lie close together."""
+        first, last = (int(epochs.min()), int(epochs.max())) if epochs.size else (0, 0)
+        if last - first >= epochs.size:
+            return self._round_keys(epochs.astype(np.uint64))
+        return self._round_keys(np.arange(first, last + 1, dtype=np.uint64))[:, epochs - first]
+
     def _round_keys(self, epochs: Words) -> Words:
-        """Keys ``[rounds, positions]``, one per round and epoch."""
+        """Keys ``[rounds, epochs]``, one per round and epoch."""
         rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] * np.uint64(_GOLDEN)
         return _mixed(_mixed(epochs + np.uint64(1)) ^ (self._key + rounds))
 
@@ -70,16 +79,23 @@ class Order:
         return values
 
     def _permuted(self, values: Words, keys: Words) -> Words:
-        half, unused = np.uint64(self._half_bits), np.uint64(64 - self._half_bits)
-        left, right = values >> half, values & np.uint64((1 << self._half_bits) - 1)
-        for key in keys:
-            left, right = right, left ^ (_mixed(right + key) >> unused)
-        return (left << half) | right
+        """Each half in turn is changed by a function of the other; halves of an odd width differ by one bit."""
+        width, mask = np.uint64(self._low_bits), np.uint64((1 << self._low_bits) - 1)
+        unused_high, unused_low = np.uint64(64 - self._high_bits), np.uint64(64 - self._low_bits)
+        high, low = values >> width, values & mask
+        for number in range(0, _ROUNDS, 2):
+            high ^= _mixed(low + keys[number]) >> unused_high
+            low ^= _mixed(high + keys[number + 1]) >> unused_low
+        permuted: Words = (high << width) | low
+        return permuted
 
 
 def _mixed(words: Words) -> Words:
     """The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of a word changes half of the bits."""
     words = words + np.uint64(_GOLDEN)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words

@@ -28,7 +28,7 @@ def global_norm(gradients: Iterable[Tensor]) -> Tensor:
         parts += torch._foreach_norm(members, 2, dtype=wide)
     device = listed[0].device
     if device.type == "cpu" and len(parts) <= _FEW:  # numbers of the host are cheaper than tensors of one number
-        return torch.tensor(math.sqrt(sum(part.item() ** 2 for part in parts)), dtype=wide)
+        return parts[0].fill_(math.sqrt(sum(part.item() ** 2 for part in parts)))
     norms = torch.stack([part if part.device == device else part.to(device) for part in parts])
     norm: Tensor = torch.linalg.vector_norm(norms)
     return norm

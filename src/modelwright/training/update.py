@@ -16,6 +16,7 @@ from modelwright.optim import Optimizer, Schedule
 from modelwright.optim.clipping import clip_
 from modelwright.optim.scaling import LossScale
 from modelwright.optim.settings import apply_schedules
+from modelwright.optim.stepping import take_step
 from modelwright.parallel import Program
 from modelwright.training.reading import Reading
 
@@ -151,7 +152,7 @@ class Update:
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
             self.optimizer.step()
         elif not masked:
-            self.optimizer.step()
+            take_step(self.optimizer)
 
     def _adapt_scale(self, group: Group) -> None:
         """Let the loss scale see whether the last step overflowed; every rank sees the same."""
