@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--task", nargs="+", choices=sorted(TASKS), default=list(TASKS))
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # threads that exist would be missing in the forked processes, which would wait for them
     machine = detect()
     print(f"{machine.device_name} ({', '.join(machine.features)}), {os.cpu_count()} cores, torch {torch.__version__}")
     for suite in options.suite:

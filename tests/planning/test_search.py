@@ -74,7 +74,14 @@ def test_each_coordinate_is_chosen_by_what_was_measured() -> None:
     assert (plan.precision, plan.attention, plan.workers, plan.micro_batch) == ("bf16", "explicit", 2, 4)
     assert (plan.threads, plan.layout, plan.device) == (2, {"replicate": 2}, "cpu")
     assert plan.steps == 1
-    assert len(bench.asked) == len({str(asked) for asked in bench.asked}) < 12  # nothing twice
+    assert len(bench.asked) == len({str(asked) for asked in bench.asked}) < 14  # nothing twice
+
+
+def test_precision_is_judged_again_with_the_workers_chosen() -> None:
+    """Four workers are slow in whatever precision, and hide that fp32 is faster for one."""
+    cost = {("bf16", 4): 5.0, ("fp32", 4): 5.0, ("bf16", 1): 2.0, ("fp32", 1): 1.0}
+    plan = chosen(Bench(lambda plan: cost.get((plan.precision, plan.workers), 9.0)), FAST_BF16, micro_batch=4)
+    assert (plan.workers, plan.precision) == (1, "fp32")
 
 
 def test_more_workers_than_are_worth_it_are_not_taken() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from itertools import count
+from typing import Any, ClassVar
 
 from tests.training.small import points, prepare
 from torch import nn
@@ -17,14 +18,17 @@ SLOW = 0.2
 
 
 class Slow(SGD):
-    """Takes its time in every step."""
+    """Takes its time in every step, or in the second one only."""
+
+    second: ClassVar[bool] = False
 
     def build(self, model: nn.Module) -> Any:
         optimizer: Any = super().build(model)
-        step = optimizer.step
+        step, taken = optimizer.step, count(1)
 
         def slowly() -> None:
-            time.sleep(SLOW)
+            if not self.second or next(taken) == 2:
+                time.sleep(SLOW)
             step()
 
         optimizer.step = slowly
@@ -39,6 +43,22 @@ def test_a_step_is_what_a_round_of_updates_takes_on_average() -> None:
     found = measure(prepare(points(), updates=updates), seconds=0.0, limit=SLOW / 10)
     assert found.steps == 4
     assert SLOW / 4 < found.step_seconds < SLOW  # neither the usual step, which is quick, nor the slow one
+
+
+class SlowAtFirst(Slow):
+    second = True
+
+
+def test_one_slow_step_does_not_settle_a_quick_plan() -> None:
+    found = measure(prepare(points(), optimizer=SlowAtFirst(lr=0.1)), seconds=2.0, limit=SLOW / 2)
+    assert found.high >= SLOW
+    assert found.steps > 3
+    assert found.step_seconds < SLOW / 10
+
+
+def test_slow_steps_settle_a_plan_early() -> None:
+    found = measure(prepare(points(), optimizer=Slow(lr=0.1)), seconds=2.0, limit=SLOW / 2)
+    assert found.steps < 2.0 / SLOW / 2
 
 
 def test_one_update_gives_the_median_step() -> None:

@@ -1,7 +1,7 @@
 """Search by measurement: try a few plans in the real loop and keep the fastest that fits.
 
-A coordinate search: precision and attention kernel together, then workers, threads and micro-batch in turn; each
-measurement takes about a second, and what was tried is kept as the reason for the choice.
+A coordinate search: precision and attention kernel together, then workers, threads and micro-batch in turn, then the
+first two again; each measurement takes about a second, and what was tried is kept as the reason for the choice.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Measure(Protocol):
     """Runs a plan's real loop for a few steps."""
 
     def __call__(self, plan: Plan, limit: float = math.inf) -> Measurement:
-        """Measure ``plan``; a step that takes longer than ``limit`` seconds settles it."""
+        """Measure ``plan``; steps that take longer than ``limit`` seconds settle it."""
         ...
 
 
@@ -69,6 +69,8 @@ def choose(request: PlanRequest, cluster: Cluster, *, batch: int, kernels: Seque
     search.consider(_worker_choices(search.best, request, cluster, batch))
     search.consider(_thread_choices(search.best, request))
     search.descend(request)
+    if search.measured is not None:  # again, where workers or threads are others now
+        search.consider(_kernel_choices(search.best, request, cluster, kernels))
     search.rescue(request, _worker_choices(search.best, request, cluster, batch))
     search.recompute(request, start)
     return search.result()

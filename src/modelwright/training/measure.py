@@ -16,6 +16,7 @@ from modelwright.training.prepared import Prepared
 from modelwright.training.steps import steps
 
 WARM_UP = 1
+SETTLED = 0.2  # Part of the time to measure after which slow steps end it.
 
 
 def measure(prepared: Prepared, *, seconds: float = 1.0, at_least: int = 2, limit: float = math.inf) -> Measurement:
@@ -25,7 +26,7 @@ def measure(prepared: Prepared, *, seconds: float = 1.0, at_least: int = 2, limi
         prepared: the training, laid out on this rank.
         seconds: how long to measure after the warm-up.
         at_least: steps to measure.
-        limit: a step that takes longer than this is reason to stop after it.
+        limit: steps that take longer than this on average are reason to stop before the time is over.
     """
     prepared.state.total = 1_000_000_000
     period = math.lcm(*(update.every for update in prepared.updates))
@@ -74,7 +75,9 @@ def _enough(seconds: float, at_least: int, limit: float) -> Callable[[], bool]:
         measured = len(begun) - 1 - WARM_UP
         if measured < 1:
             return False
-        slow = begun[-1] - begun[-2] > limit
-        return slow or (measured >= at_least and begun[-1] - begun[WARM_UP] > seconds)
+        spent = begun[-1] - begun[WARM_UP]
+        # One slow step among short ones proves nothing: it may have read for many.
+        slow = spent > SETTLED * seconds and spent / measured > limit
+        return slow or (measured >= at_least and spent > seconds)
 
     return stop
