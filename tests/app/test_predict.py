@@ -133,6 +133,83 @@ def test_rows_of_a_table_come_back_under_the_names_of_their_classes() -> None:
     assert "bad.csv, rows 1 to 2" in refused.err
 
 
+LABELLED = {"good": "a fine and lovely day", "bad": "an awful, dull evening"}
+
+
+def test_new_texts_are_read_as_the_labelled_ones_were() -> None:
+    rows = [f'"{text} {i % 7}",{label}' for i in range(40) for label, text in LABELLED.items()]
+    Path("texts.csv").write_text("said,label\n" + "\n".join(rows) + "\n")
+    write_recipe(
+        DIGITS
+        | {"data": "{use: text-classes, files: [texts.csv], text: said, length: 24, tokenizer: byte, held_out: 0.3}"}
+        | {"model": "{use: text-convolution, width: 16}", "budget": "{steps: 40}"}
+        | {"optimizer": "{use: adamw, lr: 0.01}"}
+    )
+    outcome = invoke("train", "recipe.yaml", "--name", "mine")
+    assert outcome.code == 0, outcome.err
+    held = predicted()
+    assert {row["target"] for row in held} == set(LABELLED)
+    training = opened()
+    texts = [*LABELLED.values(), "a fine"]
+    Path("new.jsonl").write_text("".join(json.dumps({"said": text}) + "\n" for text in texts))
+    found = predicted("--file", "new.jsonl")
+    assert [row["class"] for row in found[:2]] == list(LABELLED)
+    for row, text in zip(found, texts, strict=True):  # each alone, its tokens padded by hand
+        cut = list(text.encode())[:24]
+        batch = {"inputs": torch.tensor([cut + [0] * (24 - len(cut))]), "lengths": torch.tensor([len(cut)])}
+        batch["targets"] = torch.tensor([-100])
+        with torch.no_grad():
+            shares = training.objective.forward(training.model.eval(), batch).double().softmax(-1)
+        assert row["class"] == training.data.classes[int(shares.argmax())]
+        assert row["probability"] == pytest.approx(float(shares.max()), rel=1e-5)
+    for rows_, message in (("said\nfine\n\"\"\n", "'said' is empty"), ("text\nfine\n", "no column 'said'")):
+        Path("bad.csv").write_text(rows_)
+        refused = invoke("predict", "mine", "--file", "bad.csv")
+        assert refused.code == 2
+        assert message in refused.err
+        assert "bad.csv, rows 1 to" in refused.err
+
+
+def test_new_images_are_read_as_the_labelled_ones_were() -> None:
+    image = pytest.importorskip("PIL.Image")
+    random = np.random.default_rng(0)
+
+    def striped(label: str, size: int) -> Any:
+        stripes = np.where(np.arange(size) * 8 // size % 4 < 2, 220, 30) + random.normal(0, 10, (size, size))
+        return np.clip(stripes if label == "upright" else stripes.T, 0, 255).astype(np.uint8)
+
+    for number in range(30):
+        for label in ("flat", "upright"):
+            folder = Path("images", label)
+            folder.mkdir(parents=True, exist_ok=True)
+            image.fromarray(striped(label, 8)).convert("RGB").save(folder / f"{number:02}.png")
+    write_recipe(
+        DIGITS
+        | {"data": "{use: image-folder, folder: images, size: 8, held_out: 0.3}", "budget": "{steps: 40}"}
+        | {"model": "{use: convnet, widths: [8], depths: [1]}", "optimizer": "{use: adamw, lr: 0.01}"}
+    )
+    outcome = invoke("train", "recipe.yaml", "--name", "mine")
+    assert outcome.code == 0, outcome.err
+    held = predicted()
+    new = Path("new", "inner")
+    new.mkdir(parents=True)
+    for number, label in enumerate(("flat", "upright", "flat")):
+        image.fromarray(striped(label, 16)).save(new / f"{number}.png")  # grey, and of another size
+    rows = predicted("--file", "new")
+    assert [row["file"] for row in rows] == [f"new/inner/{number}.png" for number in range(3)]
+    assert [row["class"] for row in rows] == ["flat", "upright", "flat"]
+    assert predicted("--file", "new/inner/1.png") == [rows[1] | {"row": 0}]
+    Path("new", "list.csv").write_text("path\ninner/2.png\ninner/1.png\n")  # paths from the folder of the list
+    assert [row["class"] for row in predicted("--file", "new/list.csv")] == ["flat", "upright"]
+    assert {row["class"] for row in held} == {"flat", "upright"}
+    (new / "3.png").write_bytes(b"no image")
+    refused = invoke("predict", "mine", "--file", "new")
+    assert refused.code == 2
+    assert "new/inner/3.png" in refused.err
+    refused = invoke("predict", "mine", "--file", "images/none")
+    assert "does not exist" in refused.err
+
+
 def test_numbers_come_back_in_their_units() -> None:
     lines = [f"{i % 10},{1000 + 30 * (i % 10)}" for i in range(100)]
     Path("table.csv").write_text("x,price\n" + "\n".join(lines) + "\n")

@@ -15,7 +15,7 @@ from modelwright.app.evaluate import MICRO_BATCH
 from modelwright.app.rows.described import describe, scored
 from modelwright.app.rows.files import Row, row_file
 from modelwright.app.rows.progress import counting
-from modelwright.app.rows.samples import file_batches, held_out_batches, samples_in
+from modelwright.app.rows.samples import file_batches, files_in, held_out_batches, samples_in
 from modelwright.app.trained import open_trained
 from modelwright.app.trust import check_trust
 from modelwright.base.detect import detect
@@ -114,6 +114,8 @@ def predict_file(
     size = _micro_batch(run)
     batches, total = _batches(training, run, file, size)
     rows = _rows(_program(training, run), batches, training.data)
+    if file is not None and (files := files_in(file, training.data)) is not None:
+        rows = ({"file": str(path)} | row for path, row in zip(files, rows, strict=True))
     with row_file(out, _KINDS, append=append) as writer, counting(console, "predict", total, writer.done) as count:
         written = 0
         for part in _parts(rows, size):
@@ -172,7 +174,7 @@ def _batches(training: Training, run: Run, file: Path | None, size: int) -> tupl
         return held_out_batches(dataset, size), len(dataset)
     text = isinstance(training.objective, NextToken)
     context = int(read(training.data.train, [0])["inputs"].shape[1]) if text else None
-    return file_batches(file, size, training.objective, training.data, context), samples_in(file)
+    return file_batches(file, size, training.objective, training.data, context), samples_in(file, training.data)
 
 
 def _held_out(training: Training, run: Run) -> Dataset:

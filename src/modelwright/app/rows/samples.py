@@ -14,6 +14,8 @@ from torch import Tensor
 from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset, Splits, Tokenizer
 from modelwright.data.batches import read
+from modelwright.data.media.file_encoder import FileEncoder
+from modelwright.data.tables.encoder import TableEncoder
 from modelwright.data.tables.records import kind_of, lines, records
 from modelwright.objectives.fields import IGNORED
 from modelwright.objectives.next_token import NextToken
@@ -33,7 +35,9 @@ def file_batches(path: Path, size: int, objective: object, data: Splits, context
 
     Args:
         path: ``.npy`` of inputs ``[samples, ...]``, as the model reads them; rows of a table (``.csv``, ``.jsonl``,
-            ``.parquet``); for a language model rows with a ``text``, or ``.txt`` with a text in each line.
+            ``.parquet``); for a model of images or sounds also one of them, a folder of them, or rows with their
+            paths, from the folder of the rows; for a language model rows with a ``text``, or ``.txt`` with a text in
+            each line.
         size: samples of one batch.
         objective: of the run.
         data: of the run; its encoder makes rows of a table the model's inputs.
@@ -42,7 +46,7 @@ def file_batches(path: Path, size: int, objective: object, data: Splits, context
     Raises:
         ModelwrightError: the file cannot be read, or its rows are not what the model reads.
     """
-    if not path.is_file():
+    if not path.is_file() and not (path.is_dir() and _endings(data)):
         raise ModelwrightError("the file does not exist", where=str(path), remedy="name an existing file")
     if isinstance(objective, NextToken):
         if data.tokenizer is None or context is None:
@@ -54,14 +58,39 @@ def file_batches(path: Path, size: int, objective: object, data: Splits, context
     return _row_batches(path, size, data)
 
 
-def samples_in(path: Path) -> int | None:
+def samples_in(path: Path, data: Splits) -> int | None:
     """How many samples a file has, where that is known without reading it."""
+    if (files := files_in(path, data)) is not None:
+        return len(files)
     return len(_mapped(path)) if kind_of(path) == ".npy" and path.is_file() else None
+
+
+def files_in(path: Path, data: Splits) -> list[Path] | None:
+    """The images or sounds that ``path`` is, or holds, in the order of their names; ``None``: it is something else.
+
+    Raises:
+        ModelwrightError: a folder without any.
+    """
+    endings = _endings(data)
+    if path.suffix.lower() in endings and path.is_file():
+        return [path]
+    if not endings or not path.is_dir():
+        return None
+    found = sorted(each for each in path.rglob("*") if each.suffix.lower() in endings and each.is_file())
+    if not found:
+        raise ModelwrightError(
+            "the folder holds no files that the model reads", where=str(path), remedy=", ".join(sorted(endings))
+        )
+    return found
+
+
+def _endings(data: Splits) -> frozenset[str]:
+    return data.encoder.endings if isinstance(data.encoder, FileEncoder) else frozenset()
 
 
 def _check_no_table(path: Path, data: Splits) -> None:
     """Numbers without the names of their columns would reach the model as they are, not as it learnt them."""
-    if data.encoder is not None:
+    if isinstance(data.encoder, TableEncoder):
         raise ModelwrightError(
             "the run learnt from a table, and an array does not say which column is which",
             where=str(path),
@@ -89,7 +118,7 @@ def _mapped(path: Path) -> Any:
 
 
 def _row_batches(path: Path, size: int, data: Splits) -> Iterator[Batch]:
-    rows, begin = iter(records(path)), 0
+    rows, begin = _rows(path, data), 0
     while part := list(islice(rows, size)):
         try:
             yield data.encoder.encode(part) if data.encoder is not None else {"inputs": _inputs(part)}
@@ -98,6 +127,19 @@ def _row_batches(path: Path, size: int, data: Splits) -> Iterator[Batch]:
             where = f"{place}: {error.where}" if error.where else place
             raise ModelwrightError(error.what, where=where, remedy=error.remedy) from error
         begin += len(part)
+
+
+def _rows(path: Path, data: Splits) -> Iterator[dict[str, Any]]:
+    if not isinstance(data.encoder, FileEncoder):
+        yield from records(path)
+        return
+    column = data.encoder.column
+    if (files := files_in(path, data)) is not None:
+        yield from ({column: str(file)} for file in files)
+        return
+    for row in records(path):
+        name = row.get(column)
+        yield row | {column: str(path.parent / name)} if isinstance(name, str) and name else row
 
 
 def _inputs(rows: list[dict[str, Any]]) -> Tensor:

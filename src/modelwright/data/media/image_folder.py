@@ -19,6 +19,7 @@ from modelwright.data import Splits
 from modelwright.data.folders import build_once
 from modelwright.data.manifest import read_manifest, write_manifest
 from modelwright.data.media.class_folders import Labelled, classes_of, files_key
+from modelwright.data.media.file_encoder import FileEncoder
 from modelwright.data.media.sample_files import (
     check_choice,
     check_held_out_once,
@@ -108,9 +109,26 @@ class ImageFolder:
         manifest = read_manifest(folder)
         shape = (self.channels, self.size, self.size)
         datasets = {part: mapped(folder, part, np.uint8, shape) for part in manifest["samples"]}
+        classes = tuple(manifest["classes"])
         return Splits(
-            datasets["train"], datasets.get("held_out"), manifest["facts"], classes=tuple(manifest["classes"])
+            datasets["train"],
+            datasets.get("held_out"),
+            manifest["facts"],
+            encoder=FileEncoder(self.read, _ENDINGS, classes),
+            classes=classes,
         )
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """One image as a sample.
+
+        Raises:
+            ModelwrightError: it cannot be read.
+        """
+        try:
+            with Image.open(path) as image:
+                return squared(image, self.size, self.channels, self.resize)
+        except _UNREADABLE as error:
+            raise corrupt_file("image", path, error) from error
 
     def _build(self, parts: dict[str, list[Labelled]], classes: list[str], folder: Path) -> None:
         started = time.perf_counter()
@@ -128,12 +146,11 @@ class ImageFolder:
 
     def _decoded(self, file: Labelled) -> NDArray[np.uint8] | None:
         try:
-            with Image.open(file.path) as image:
-                return squared(image, self.size, self.channels, self.resize)
-        except _UNREADABLE as error:
+            return self.read(file.path)
+        except ModelwrightError:
             if self.corrupt == "skip":
                 return None
-            raise corrupt_file("image", file.path, error) from error
+            raise
 
 
 def squared(image: Image.Image, size: int, channels: int, resize: str) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from modelwright.data import Splits
 from modelwright.data.folders import build_once
 from modelwright.data.manifest import read_manifest, write_manifest
 from modelwright.data.media.class_folders import Labelled, classes_of, divided, files_key
+from modelwright.data.media.file_encoder import FileEncoder
 from modelwright.data.media.riff import Sound, read_wav
 from modelwright.data.media.sample_files import (
     check_choice,
@@ -133,9 +134,26 @@ class Wav:
         """
         manifest = read_manifest(folder)
         datasets = {part: mapped(folder, part, np.float32, (self.samples,)) for part in manifest["samples"]}
+        classes = tuple(manifest["classes"])
         return Splits(
-            datasets["train"], datasets.get("held_out"), manifest["facts"], classes=tuple(manifest["classes"])
+            datasets["train"],
+            datasets.get("held_out"),
+            manifest["facts"],
+            encoder=FileEncoder(self.read, _ENDINGS, classes, self.path),
+            classes=classes,
         )
+
+    def read(self, path: Path) -> NDArray[np.float32]:
+        """One sound as a sample.
+
+        Raises:
+            ModelwrightError: it cannot be read, or has another rate and SciPy is missing.
+        """
+        try:
+            sound = read_wav(path)
+        except (OSError, ValueError) as error:
+            raise corrupt_file("sound", path, error) from error
+        return _fitted(_at_rate(sound, self.rate, path), self.samples)
 
     def _parts(self) -> dict[str, list[Labelled]]:
         if self.folder is not None:
@@ -177,12 +195,11 @@ class Wav:
 
     def _decoded(self, file: Labelled) -> NDArray[np.float32] | None:
         try:
-            sound = read_wav(file.path)
-        except (OSError, ValueError) as error:
-            if self.corrupt == "skip":
+            return self.read(file.path)
+        except ModelwrightError as error:
+            if self.corrupt == "skip" and isinstance(error.__cause__, (OSError, ValueError)):
                 return None
-            raise corrupt_file("sound", file.path, error) from error
-        return _fitted(_at_rate(sound, self.rate, file.path), self.samples)
+            raise
 
 
 def _at_rate(sound: Sound, rate: int, path: Path) -> NDArray[np.float32]:

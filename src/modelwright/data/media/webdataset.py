@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from modelwright.base import events
 from modelwright.base.errors import ModelwrightError, nearest
-from modelwright.base.files import read_json, write_json
+from modelwright.base.files import read_json, speaking, write_json
 from modelwright.data import Splits
 from modelwright.data.folders import build_once
 from modelwright.data.manifest import read_manifest, write_manifest
-from modelwright.data.media.members import decode, kind_of
+from modelwright.data.media.file_encoder import FileEncoder
+from modelwright.data.media.members import IMAGES, decode, kind_of
 from modelwright.data.media.shard_targets import named_targets
 from modelwright.data.media.tar_shards import Member, Sample, data_of, name_at, samples
 from modelwright.data.tables.records import find_files
@@ -125,7 +126,15 @@ class WebDataset:
             for part in ("train", "held_out")
         }
         held_out = parts["held_out"] if len(parts["held_out"]) else None
-        return Splits(parts["train"], held_out, facts, classes=tuple(noted["class_names"]))
+        classes = tuple(noted["class_names"])
+        return Splits(parts["train"], held_out, facts, encoder=self._encoder(facts, classes), classes=classes)
+
+    def _encoder(self, facts: Mapping[str, int], classes: tuple[str, ...]) -> FileEncoder | None:
+        """Reads new images, where they are what has classes."""
+        if kind_of(self.inputs[0]) != "image" or "classes" not in facts:
+            return None
+        read = partial(_image_in, self)
+        return FileEncoder(read, frozenset(f".{ending}" for ending in IMAGES), classes)
 
     def input_of(self, ending: str, data: bytes, place: str) -> NDArray[Any]:
         """One sample's input from its bytes.
@@ -210,6 +219,7 @@ class ShardSamples:
     """Samples at chosen rows of an index."""
 
     alike: ClassVar[bool] = True
+    decodes: ClassVar[bool] = True
 
     def __init__(
         self, technique: WebDataset, shards: list[Path], index: Any, targets: Any, rows: Any, shape: Any
@@ -244,6 +254,11 @@ class ShardSamples:
         if shard not in self._maps:
             self._maps[shard] = np.memmap(self._shards[shard], np.uint8, "r")
         return self._maps[shard]
+
+
+def _image_in(source: WebDataset, path: Path) -> NDArray[Any]:
+    with speaking(path):
+        return source.input_of(path.suffix.lower(), path.read_bytes(), str(path))
 
 
 def _array(value: Any, place: str) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.units import count_text
-from modelwright.data import TOKENIZERS, Dataset, Splits, Tokenizer
+from modelwright.data import TOKENIZERS, Dataset, Encoder, Splits, Tokenizer
 from modelwright.data.folders import build_once
 from modelwright.data.manifest import read_manifest, write_manifest
 from modelwright.data.sequences.ragged import Ragged, write_ragged
@@ -128,6 +128,10 @@ class TokenRows(ABC):
     def dataset(self, rows: Ragged, tokenizer: Tokenizer) -> Dataset:
         """Batches of what was coded."""
 
+    def encoder(self, tokenizer: Tokenizer, classes: tuple[str, ...]) -> Encoder | None:
+        """What makes new rows inputs of the model, where that is known."""
+        return None
+
     def extra_settings(self) -> dict[str, Any]:
         """What else decides the numbers, beside the fields."""
         return {}
@@ -158,7 +162,14 @@ class TokenRows(ABC):
         tokenizer: Tokenizer = technique.load(folder)
         parts = {part: self.dataset(Ragged(folder, part, self.columns), tokenizer) for part in manifest["rows"]}
         names = tuple(manifest.get("classes", ()))
-        return Splits(parts["train"], parts.get("held_out"), manifest["facts"], tokenizer, classes=names)
+        return Splits(
+            parts["train"],
+            parts.get("held_out"),
+            manifest["facts"],
+            tokenizer,
+            encoder=self.encoder(tokenizer, names),
+            classes=names,
+        )
 
     def _build(self, sources: Mapping[str, Source], folder: Path) -> None:
         started = time.perf_counter()

@@ -17,6 +17,7 @@ from modelwright.data.sequences.padded import Fill, Padded
 from modelwright.data.sequences.ragged import Ragged
 from modelwright.data.sequences.rows import Coding, Columns, Tally, TokenRows, check_length
 from modelwright.data.sequences.sources import Made, Parts, Row, Source, record_files
+from modelwright.data.sequences.text_encoder import TextEncoder
 from modelwright.data.tokenizers.tokenizing import utf8
 
 _PAD = 0
@@ -45,7 +46,7 @@ class LabelledText(TokenRows):
 
     def text_of(self, row: Row) -> str:
         """The text of a row."""
-        return row.text("text")
+        return row.text(self.text_column)
 
     def label_of(self, row: Row) -> str:
         """The name of a row's class."""
@@ -70,6 +71,15 @@ class LabelledText(TokenRows):
         """``inputs`` int64 ``[rows, length]``; ``lengths`` and ``targets`` int64 ``[rows]``."""
         fields = {"inputs": Fill("inputs", self.length, _PAD)}
         return Padded(rows, fields, numbers={"targets": "label"}, lengths={"lengths": "inputs"})
+
+    def encoder(self, tokenizer: Tokenizer, classes: tuple[str, ...]) -> TextEncoder:
+        """Reads new texts."""
+        return TextEncoder(tokenizer, self.text_column, self.length, _PAD, classes)
+
+    @property
+    def text_column(self) -> str:
+        """The column of the text."""
+        return "text"
 
     def _encoded(self, tokenizer: Tokenizer, numbers: dict[str, int], row: Row, tally: Tally) -> Columns | None:
         tokens = tokenizer.encode(utf8(self.text_of(row)))
@@ -125,9 +135,10 @@ class TextClasses(LabelledText):
         files = class_files(Path(self.folder), ())
         return {"train": Made(files_key({"all": files}), partial(_read, files))}
 
-    def text_of(self, row: Row) -> str:
-        """The text of the column."""
-        return row.text(self.text if self.folder is None else "text")
+    @property
+    def text_column(self) -> str:
+        """The column that is named; a folder has none."""
+        return self.text if self.folder is None else "text"
 
     def label_of(self, row: Row) -> str:
         """The label of the column."""
