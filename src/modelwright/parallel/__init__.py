@@ -78,9 +78,11 @@ class Program(Protocol):
     """A model with its objective, as laid out on this rank.
 
     Attributes:
+        device: where it computes.
         terms: those of the objective that it minimises; ``None`` for all.
     """
 
+    device: torch.device
     exchange: Exchange
     terms: frozenset[str] | None
 

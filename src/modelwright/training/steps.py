@@ -10,15 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modelwright.base.errors import RunFailed
+from modelwright.base.errors import ModelwrightError, RunFailed
 from modelwright.base.events import emit
 from modelwright.base.group import Group
+from modelwright.base.heap import kept_heap
 from modelwright.base.phases import Phase, enter
 from modelwright.training.reading import Reading
 from modelwright.training.state import State
 from modelwright.training.update import Applied, Update
 
 Batches = Iterable[list[dict[str, Tensor]]]
+Counts = Mapping[str, Mapping[str, Tensor]]
+"""Valid targets by update and term."""
+
 MASKED_IN_A_ROW = 25
 
 
@@ -109,6 +113,13 @@ def steps(
     Raises:
         RunFailed: many steps in a row had non-finite gradients.
     """
+    with kept_heap(updates[0].program.device.type == "cpu"):
+        yield from _steps(updates, batches, state, group, stop)
+
+
+def _steps(
+    updates: Sequence[Update], batches: Batches, state: State, group: Group, stop: Callable[[], bool]
+) -> Iterator[Step]:
     agree, guard = _Agreement(group), _Guard(group)
     for update in updates:
         update.drop_gradients()  # whatever was computed before is of no step
@@ -118,13 +129,12 @@ def steps(
         due = [update for update in updates if state.step % update.every == 0]
         micro_batches = [updates[0].program.place(batch) for batch in loaded]
         enter(Phase.EXCHANGE)
-        counts, stopping = agree([update.program.counts(micro_batches) for update in due], stop())
+        counts, stopping = agree({update.name: update.program.counts(micro_batches) for update in due}, stop())
         if stopping:
             break
         state.seed_step(group.rank)
         done = {
-            update.name: update(micro_batches, valid, group, state.step, state.total)
-            for update, valid in zip(due, counts, strict=True)
+            update.name: update(micro_batches, counts[update.name], group, state.step, state.total) for update in due
         }
         state.average()
         now = time.perf_counter()
@@ -163,26 +173,42 @@ def _named(losses: Mapping[str, Mapping[str, Tensor | float]], updates: Sequence
 class _Agreement:
     """Sums counts over the ranks; the wish to stop rides along, so that all of them see the same answer.
 
+    A rank that has no sample of a step knows no terms: they are asked for once, in the first step.
     An accelerator is not waited for: there the answer is read, by every rank alike, one step later.
     """
 
     def __init__(self, group: Group) -> None:
         self._group = group
+        self._terms: dict[str, list[str]] = {}
         self._earlier: Reading | None = None
 
-    def __call__(self, counts: Sequence[Mapping[str, Tensor]], stop: bool) -> tuple[list[dict[str, Tensor]], bool]:
+    def __call__(self, counts: Counts, stop: bool) -> tuple[Counts, bool]:
         if self._group.size == 1:
-            return [dict(by_term) for by_term in counts], stop
-        places = [(number, term) for number, by_term in enumerate(counts) for term in sorted(by_term)]
-        packed = torch.stack([counts[number][term].double() for number, term in places])
-        packed = torch.cat([packed, packed.new_full((1,), float(stop))])
+            return counts, stop
+        places = [(update, term) for update, mine in counts.items() for term in self._known(update, mine)]
+        device = next((count.device for mine in counts.values() for count in mine.values()), self._group.transport)
+        none = torch.zeros((), dtype=torch.float64, device=device)
+        packed = torch.stack([*(counts[update].get(term, none).double() for update, term in places), none + stop])
         self._group.all_reduce(packed)
         now = Reading([packed[-1]])
         answer, self._earlier = (self._earlier, now) if packed.is_cuda else (now, None)
-        summed: list[dict[str, Tensor]] = [{} for _ in counts]
-        for (number, term), value in zip(places, packed, strict=False):
-            summed[number][term] = value
+        summed: dict[str, dict[str, Tensor]] = {update: {} for update in counts}
+        for (update, term), value in zip(places, packed, strict=False):
+            summed[update][term] = value
         return summed, answer is not None and answer.values()[0] > 0
+
+    def _known(self, update: str, mine: Mapping[str, Tensor]) -> list[str]:
+        """The terms of an update, the same on every rank."""
+        if not self._terms.get(update):
+            ranks = self._group.gather(sorted(mine))
+            self._terms[update] = sorted({term for rank in ranks for term in rank})
+        if new := sorted(set(mine) - set(self._terms[update])):
+            raise ModelwrightError(
+                f"the objective counts the term '{new[0]}', which it did not count in the first batches",
+                where="objective",
+                remedy="let counts() return the same terms for every batch, with a count of 0 where one is idle",
+            )
+        return self._terms[update]
 
 
 class _Guard:

@@ -173,11 +173,10 @@ class Update:
 
 
 def _mean(totals: Mapping[str, Tensor], counts: Mapping[str, Tensor], group: Group) -> dict[str, Tensor | float]:
-    terms = sorted(totals)  # ranks may have met the terms in different orders
-    if group.size == 1:
-        summed = [totals[term] for term in terms]
-    else:
-        summed = list(group.all_reduce(torch.stack([totals[term] for term in terms])))
+    terms = sorted(counts)  # ranks may have met the terms in different orders, or have no sample of the step
+    summed = [totals[term] if term in totals else torch.zeros_like(counts[term]) for term in terms]
+    if group.size > 1 and terms:
+        summed = list(group.all_reduce(torch.stack(summed)))
     return {term: _divided(total, counts[term]) for term, total in zip(terms, summed, strict=True)}
 
 
@@ -186,4 +185,6 @@ def _divided(total: Tensor, count: Tensor) -> Tensor | float:
 
 
 def _total(counts: Sequence[Tensor]) -> Tensor:
+    if not counts:  # no rank has a sample of the step
+        return torch.zeros(())
     return counts[0] if len(counts) == 1 else torch.stack(list(counts)).sum()

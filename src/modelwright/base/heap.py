@@ -1,0 +1,40 @@
+"""Memory that a training step frees and takes again, kept in the process meanwhile (glibc, that is most of Linux)."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
+_LARGEST_THRESHOLD = 32 * 2**20  # glibc takes no larger one
+_USUAL_TRIM = 128 * 2**10
+
+
+@contextmanager
+def kept_heap(wanted: bool = True) -> Iterator[None]:
+    """Within the block freed memory stays with the process; afterwards it is given back.
+
+    Otherwise a step's tensors are handed to the system when it ends, and come back page by page, each filled with
+    zeros and out of the caches: a tenth and more of a step's time on a CPU (``benchmarks/loop.md``). The process holds
+    no more than its peak. Nothing happens where memory is managed by another library.
+    """
+    libc = _glibc() if wanted else None
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_TRIM_THRESHOLD, -1)
+    libc.mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+    try:
+        yield
+    finally:
+        libc.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
