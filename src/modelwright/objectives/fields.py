@@ -45,7 +45,7 @@ def class_targets(batch: Mapping[str, Tensor], name: str, reader: str) -> Tensor
 
 def valid(targets: Tensor) -> Tensor:
     """How many targets are not ignored, int64 and 0-dim."""
-    return (targets != IGNORED).sum()
+    return (targets != IGNORED).count_nonzero()
 
 
 def check_logits(outputs: Tensor, targets: Tensor, reader: str) -> None:

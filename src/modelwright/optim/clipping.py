@@ -22,10 +22,9 @@ def global_norm(gradients: Iterable[Tensor]) -> Tensor:
     listed = list(gradients)
     if not listed:
         return torch.zeros(())
-    wide = torch.float64 if any(g.dtype == torch.float64 for g in listed) else torch.float32
-    parts: list[Tensor] = []
-    for members in alike(listed):
-        parts += torch._foreach_norm(members, 2, dtype=wide)
+    kinds = list(alike(listed))
+    wide = torch.float64 if any(members[0].dtype == torch.float64 for members in kinds) else torch.float32
+    parts = [part for members in kinds for part in torch._foreach_norm(members, 2, dtype=wide)]
     device = listed[0].device
     if device.type == "cpu" and len(parts) <= _FEW:  # numbers of the host are cheaper than tensors of one number
         return parts[0].fill_(math.sqrt(sum(part.item() ** 2 for part in parts)))
