@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from unittest.mock import patch
 import pytest
 from typer.testing import CliRunner
 
-from modelwright.app import resume, train
+from modelwright.app import branch, resume, train
 from modelwright.cli import app
 from modelwright.launch import Warm
 
@@ -88,7 +88,9 @@ def write_recipe(fields: Mapping[str, str], path: str = "recipe.yaml") -> Path:
 
 def invoke(*arguments: str) -> Outcome:
     """Run the command in this process, which has imported torch already; its workers come from one warm parent."""
-    with patch.object(train, "Warm", shared_warm), patch.object(resume, "Warm", shared_warm):
+    with ExitStack() as stack:
+        for verb in (train, resume, branch):
+            stack.enter_context(patch.object(verb, "Warm", shared_warm))
         result = CliRunner().invoke(app, list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -106,7 +108,7 @@ def shared_warm(preload: Sequence[str]) -> Iterator[Warm]:
 
 def run_command(*arguments: str, code: str = "") -> Outcome:
     """Run the command in a process of its own; ``code`` runs in it first."""
-    call = ["-c", f"{code}\nimport modelwright.cli\nmodelwright.cli.main()"] if code else ["-m", "modelwright.cli"]
+    call = ["-c", f"{code}\nimport modelwright.cli\nmodelwright.cli.main()"] if code else ["-m", "modelwright"]
     done = subprocess.run(
         [sys.executable, *call, *arguments],
         capture_output=True,
@@ -122,7 +124,7 @@ def run_command(*arguments: str, code: str = "") -> Outcome:
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Begin the command in a process group of its own, as a shell does; none of it is left at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "modelwright.cli", *arguments],
+        [sys.executable, "-m", "modelwright", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -33,7 +33,8 @@ from tests.command import (
 
 from modelwright import __version__
 from modelwright.app.trained import open_trained
-from modelwright.cli import _known_recipes, _known_runs, app
+from modelwright.cli import app
+from modelwright.cli.base import known_recipes, known_runs
 from modelwright.models.attention import Attention
 from modelwright.recipe import shipped
 from modelwright.runs import Run, is_locked
@@ -95,9 +96,9 @@ def test_completion_knows_runs_and_recipes() -> None:
     trained("digits", "digits-1")
     trained("digits", "other")
     write_recipe(DIGITS, "digits.yaml")
-    assert _known_runs("dig") == ["digits-1"]
-    assert set(_known_recipes("")) == {"digits.yaml", *shipped()}
-    assert _known_recipes("python-s") == ["python-stdlib"]
+    assert known_runs("dig") == ["digits-1"]
+    assert set(known_recipes("")) == {"digits.yaml", *shipped()}
+    assert known_recipes("python-s") == ["python-stdlib"]
 
 
 def test_the_shell_asks_for_completion() -> None:

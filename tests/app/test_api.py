@@ -255,7 +255,9 @@ def test_the_newest_weights_are_those_of_the_latest_step() -> None:
     with pytest.raises(KeyboardInterrupt):
         fitted(line(), objective=cut_short, run="mine", saving=saving)
     assert run.status() == "stopped"
-    assert newest_weights(run) == (run.checkpoints / "step-00000020" / "model.safetensors", 20)
+    path, step = newest_weights(run)  # the next one may have been on its way already
+    assert step in (20, 25)
+    assert path == run.checkpoints / f"step-{step:08d}" / "model.safetensors"
     fitted(line(), run="mine", saving=saving)
     assert newest_weights(run) == (run.artifacts / "model.safetensors", 30)
 

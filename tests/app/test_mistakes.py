@@ -415,7 +415,7 @@ def damaged_record() -> None:
 RUNS = {
     "resume of a finished run": Mistake(
         command=["resume", "mine"], prepare=run_of(), what="finished: there is nothing to resume",
-        where="runs/mine", remedy="larger budget",
+        where="runs/mine", remedy=r"extend it: .*budget\.steps=N; or .* branch",
     ),
     "resume of an unknown run": Mistake(
         command=["resume", "mien"], prepare=run_of(), what="no run 'mien'", where="runs", remedy="did you mean 'mine'"

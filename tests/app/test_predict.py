@@ -162,7 +162,7 @@ def test_new_texts_are_read_as_the_labelled_ones_were() -> None:
             shares = training.objective.forward(training.model.eval(), batch).double().softmax(-1)
         assert row["class"] == training.data.classes[int(shares.argmax())]
         assert row["probability"] == pytest.approx(float(shares.max()), rel=1e-5)
-    for rows_, message in (("said\nfine\n\"\"\n", "'said' is empty"), ("text\nfine\n", "no column 'said'")):
+    for rows_, message in (('said\nfine\n""\n', "'said' is empty"), ("text\nfine\n", "no column 'said'")):
         Path("bad.csv").write_text(rows_)
         refused = invoke("predict", "mine", "--file", "bad.csv")
         assert refused.code == 2

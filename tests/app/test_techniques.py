@@ -110,7 +110,7 @@ def test_first_values_settings_by_name_and_averages() -> None:
     last = run.checkpoints / "step-00000012"
     live = load_file(last / "model.safetensors")
     assert not any(torch.equal(live[name], value) for name, value in found.items() if "weight" in name)
-    shown = load_file(last / "shown.safetensors")
+    shown = load_file(last / "shown" / "model.safetensors")
     assert all(torch.equal(shown[name], value) for name, value in found.items())
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from tests.data import labelled, tabular
+from tests.data.mixture.examples import mixture
+from tests.data.shards.example import token_shards
 
 from modelwright.data import Splits
 from modelwright.data.memory import InMemory
@@ -53,6 +55,8 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
     "python-stdlib": lambda: PythonStdlib(tokenizer=Byte(), context=128),
     "text-files": _text_files,
     "npy": _npy,
+    "mixture": partial(mixture, SOURCES),
+    "token-shards": partial(token_shards, SOURCES),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.base.errors import ModelwrightError
@@ -187,6 +187,114 @@ def test_failures_reach_the_consumer_with_their_place() -> None:
 def test_impossible_sizes_are_refused(batch: int, part: tuple[int, int], micro_batch: int) -> None:
     with pytest.raises(ModelwrightError):
         Loader(NUMBERS, ORDER, batch=batch, part=part, micro_batch=micro_batch, steps=1)
+
+
+class Missing(InMemory):
+    """A data set of which some samples are not there."""
+
+    missing = (2, 3, 11)
+
+    def present(self, indices: Any) -> Any:
+        return ~np.isin(indices, self.missing)
+
+    def __getitems__(self, positions: Any) -> Any:
+        assert not np.isin(positions, self.missing).any() and np.min(positions) >= 0
+        return super().__getitems__(positions)
+
+
+def holed(positions: Any) -> Any:
+    """A hole at every fifth position."""
+    return np.where(np.asarray(positions) % 5 == 2, -1, ORDER(positions))
+
+
+def expected(position: int, part: tuple[int, int]) -> list[int]:
+    """The samples of a step, one by one."""
+    found = (int(holed([place])[0]) for place in range(position + part[0], position + part[1]))
+    return [index for index in found if index != -1 and index not in Missing.missing]
+
+
+def in_pieces(samples: list[int], size: int) -> list[list[int]]:
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+
+@given(
+    batch=st.integers(1, 12),
+    sittings=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(0, 4)), max_size=4),
+    together=st.booleans(),
+)
+@settings(max_examples=50)
+def test_whoever_reads_and_however_often_it_is_killed_the_samples_are_the_same(
+    batch: int, sittings: list[tuple[int, int, int]], together: bool
+) -> None:
+    """Sittings of so many ranks, micro-batches of so many samples and so many steps until all are killed."""
+    dataset, position = Missing({"inputs": torch.arange(LENGTH)}), 0
+    dataset.alike = together  # type: ignore[misc]  # several steps are read at once, or each by the thread
+    for ranks, micro_batch, survived in sittings:
+        for rank in range(ranks):
+            told: list[tuple[int, list[int]]] = []
+            part = (rank * batch // ranks, (rank + 1) * batch // ranks)
+            steps = iter(
+                Loader(
+                    dataset,
+                    holed,
+                    batch=batch,
+                    part=part,
+                    micro_batch=micro_batch,
+                    position=position,
+                    steps=1000,
+                    note=lambda number, indices, told=told: told.append((number, indices.tolist())),
+                )
+            )
+            for number in range(survived):
+                samples = expected(position + number * batch, part)
+                read = [each["inputs"].tolist() for each in next(steps)]
+                assert read == in_pieces(samples, micro_batch)
+                assert told == [(position // batch + number, samples)]
+                told.clear()
+            steps.close()  # type: ignore[attr-defined]
+        position += survived * batch
+
+
+def test_a_step_of_holes_is_empty() -> None:
+    def order(positions: Any) -> Any:
+        return np.where(np.asarray(positions) // 4 == 1, -1, ORDER(positions))
+
+    for dataset in (NUMBERS, large()):
+        steps = list(Loader(dataset, order, batch=4, micro_batch=3, steps=4))
+        assert [[len(each["inputs"]) for each in step] for step in steps] == [[3, 1], [], [3, 1], [3, 1]]
+
+
+@pytest.mark.parametrize("dataset", [small(), large()], ids=["at once", "thread"])
+def test_a_note_is_taken_just_before_its_step_by_whoever_takes_that(dataset: Counted) -> None:
+    told: list[tuple[int, list[int], int]] = []
+    steps = Loader(
+        dataset,
+        ORDER,
+        batch=4,
+        part=(1, 3),
+        micro_batch=1,
+        position=20,
+        steps=6,
+        note=lambda number, indices: told.append((number, indices.tolist(), threading.get_ident())),
+    )
+    for number, _ in enumerate(steps):
+        indices = ORDER(np.arange(21, 23) + 4 * number).tolist()
+        assert told[number:] == [(5 + number, indices, threading.get_ident())]
+    assert len(told) == 6
+
+
+def test_what_a_data_set_does_to_its_indices_changes_nothing() -> None:
+    class Rude(InMemory):
+        def __getitems__(self, positions: Any) -> Any:
+            batch = super().__getitems__(positions)
+            positions[:] = 0
+            return batch
+
+    rude = Rude({"inputs": torch.arange(LENGTH)})
+    for micro_batch in (2, 4):
+        read = Loader(rude, ORDER, batch=4, micro_batch=micro_batch, steps=9)
+        numbers = torch.cat([each["inputs"] for step in read for each in step])
+        assert torch.equal(numbers, torch.from_numpy(ORDER(np.arange(36))))
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.data.order import LONGEST, Order
+from modelwright.data.order import LONGEST, Order, words
 
 DRAWS = 24_000
 
@@ -47,6 +47,27 @@ def test_epochs_and_seeds_differ() -> None:
 def test_shape_is_kept_and_nothing_may_be_asked() -> None:
     assert Order(10)(np.zeros((2, 3), dtype=np.int64)).shape == (2, 3)
     assert Order(10)([]).shape == (0,)
+
+
+@given(length=st.integers(1, LONGEST), epochs=st.lists(st.integers(0, 2**62), min_size=1, max_size=5), data=st.data())
+def test_any_place_of_any_epoch_is_found(length: int, epochs: list[int], data: st.DataObject) -> None:
+    places = data.draw(st.lists(st.integers(0, length - 1), min_size=1, max_size=5, unique=True))
+    order = Order(length, 3)
+    table = order.at(np.array(epochs)[:, None], places)
+    assert table.shape == (len(epochs), len(places))
+    assert all(len(set(row)) == len(places) for row in table.tolist())
+    assert [order.at(epochs[-1], place).tolist() for place in places] == table[-1].tolist()
+
+
+def test_places_of_an_epoch_are_its_positions() -> None:
+    order = Order(100, 7)
+    assert order.at(3, np.arange(100)).tolist() == order(np.arange(300, 400)).tolist()
+
+
+@pytest.mark.parametrize("length", [64, 65, 127, 128, 129, 4095, 4096, 4097])
+def test_the_network_is_a_permutation_at_every_border_of_its_width(length: int) -> None:
+    for epoch in range(5):
+        assert (np.sort(Order(length, 2).at(epoch, np.arange(length))) == np.arange(length)).all()
 
 
 def test_far_positions_take_no_longer() -> None:
@@ -91,6 +112,27 @@ def test_neighbours_are_unrelated() -> None:
     assert abs(_successors(Order(50, 11)(np.arange(50 * 2000)), 50)) < 4
 
 
+def _bits(drawn: np.ndarray) -> float:
+    """How far the 64 counts of set bits lie from half, in standard deviations of their chi-square."""
+    bits = np.unpackbits(drawn.astype("<u8").view(np.uint8)).reshape(-1, 64).sum(0, dtype=np.int64)
+    chi = ((bits - len(drawn) / 2) ** 2 / (len(drawn) / 4)).sum()
+    return float((chi - 64) / math.sqrt(2 * 64))
+
+
+def test_words_are_random_and_so_are_their_differences() -> None:
+    drawn = words(5, np.arange(20_000))
+    assert len(set(drawn.tolist())) == 20_000
+    assert abs(_bits(drawn)) < 4
+    assert abs(_bits(drawn[1:] ^ drawn[:-1])) < 4
+    assert abs(_bits(words(6, np.arange(20_000)) ^ drawn)) < 4
+    assert _bits(np.arange(20_000, dtype=np.uint64)) > 10
+
+
+def test_words_never_change() -> None:
+    assert words(-5, [0, 1, 2**62]).tolist() == GOLDEN_WORDS
+    assert int(words(2**64 - 5, 0)) == GOLDEN_WORDS[0]
+
+
 @pytest.mark.parametrize(("judge", "length"), [(_permutations, 4), (_successors, 50)])
 def test_the_judges_notice_rotations(judge: Callable[[np.ndarray, int], float], length: int) -> None:
     starts = np.random.default_rng(0).integers(0, length, DRAWS)
@@ -111,3 +153,4 @@ def test_negative_positions_are_refused() -> None:
 
 GOLDEN_SMALL = [8, 5, 7, 1, 6, 4, 2, 9, 0, 3, 2, 3, 1, 8, 6, 7, 0, 5, 9, 4]
 GOLDEN_LARGE = [332707662704, 870844364977, 1060973450837, 999104427147]
+GOLDEN_WORDS = [4479268469299486454, 4595956838403869223, 17008714077735265872]

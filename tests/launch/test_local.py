@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from modelwright.base.errors import ModelwrightError, RunFailed
+from modelwright.base.phases import Phase
 from modelwright.launch import Job, Placement, Warm, raise_failure, start
+from modelwright.launch.pulse import Pulse, furthest_step, pulse_path
 
 ENTRIES = "tests.launch.entries"
 TWO = Placement(2, 1, start="fork")
@@ -103,6 +105,35 @@ def test_kill_of_a_rank_is_reported_soon_with_its_last_words(tmp_path: Path, war
     with pytest.raises(RunFailed, match="rank 1 was killed by SIGKILL") as told:
         raise_failure(status.failure)
     assert "about to sleep" in str(told.value)
+
+
+@pytest.mark.parametrize("killed", [(1,), (0, 1)])
+def test_those_that_were_killed_are_lost_and_those_that_we_ended_are_not(
+    killed: tuple[int, ...], tmp_path: Path, warm: Warm
+) -> None:
+    placement = Placement(2, 1, grace=0.0, start="fork")
+    with start(f"{ENTRIES}:sleep", [], placement, logs=tmp_path, warm=warm) as job:
+        assert said(job, tmp_path, "about to sleep")
+        for rank in killed:
+            os.kill(job.pids[rank] or 0, signal.SIGKILL)
+        time.sleep(0.1)  # both are dead before we hear of the first
+        failure = job.wait(10).failure
+    assert failure and failure.lost == killed
+
+
+def test_what_a_rank_raises_loses_nobody(tmp_path: Path, warm: Warm) -> None:
+    with start(f"{ENTRIES}:bug", [], TWO, logs=tmp_path, warm=warm) as job:
+        failure = job.wait(10).failure
+    assert failure and failure.lost == ()
+
+
+def test_signs_of_life_of_a_sitting_that_was_cut_off_are_taken_away(tmp_path: Path, warm: Warm) -> None:
+    left_over = Pulse(pulse_path(tmp_path, 7))
+    left_over(Phase.DATA, 99)
+    assert furthest_step(tmp_path) == 99
+    with start(f"{ENTRIES}:signal_itself", ["9"], Placement(1, 1), logs=tmp_path, warm=warm) as job:
+        failure = job.wait(10).failure
+    assert failure and (failure.lost, failure.step) == ((0,), 0)
 
 
 @pytest.mark.parametrize("how", ["fork", "spawn"])
@@ -269,6 +300,29 @@ def test_a_module_that_cannot_be_imported_is_told_by_the_rank(tmp_path: Path) ->
         failure = job.wait(10).failure
     assert failure and failure.error
     assert failure.error["what"] == "there is no module 'tests.launch.no_such_module'"
+
+
+LATER = """
+import os
+from pathlib import Path
+with Path(__file__).with_suffix(".pids").open("a") as file:
+    file.write(f"{os.getpid()}\\n")
+
+def main(arguments):
+    pass
+"""
+
+
+def test_modules_named_later_are_imported_once_for_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "named_later.py").write_text(LATER)
+    monkeypatch.syspath_prepend(tmp_path)
+    with Warm() as parent:
+        parent.also(["named_later", "no_such_module"])
+        for _ in range(2):
+            parent.also(["named_later"])
+            with start("named_later", [], TWO, logs=tmp_path, warm=parent) as job:
+                assert job.wait(10).state == "finished"
+        assert (tmp_path / "named_later.pids").read_text() == f"{parent.pid}\n"
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) -> None:

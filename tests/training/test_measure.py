@@ -52,8 +52,7 @@ class SlowAtFirst(Slow):
 def test_one_slow_step_does_not_settle_a_quick_plan() -> None:
     found = measure(prepare(points(), optimizer=SlowAtFirst(lr=0.1)), seconds=2.0, limit=SLOW / 2)
     assert found.high >= SLOW
-    assert found.steps > 3
-    assert found.step_seconds < SLOW / 10
+    assert found.steps > 3  # with a limit on each step it would have been the slow one alone
 
 
 def test_slow_steps_settle_a_plan_early() -> None:

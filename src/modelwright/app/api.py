@@ -26,8 +26,9 @@ from modelwright.base.events import emit, listening
 from modelwright.base.plan import Plan
 from modelwright.base.units import parse_count, parse_seconds
 from modelwright.base.world import Mesh, world
-from modelwright.data import Dataset, Splits
+from modelwright.data import Dataset, Sampling, Splits
 from modelwright.data.memory import splits_of
+from modelwright.data.sampling.global_sampling import Global
 from modelwright.models.attention import attention_kernels
 from modelwright.objectives import Objective
 from modelwright.objectives.function import FunctionObjective
@@ -88,6 +89,7 @@ def train(
     optimizer: OptimizerTechnique | None = None,
     schedule: Schedule | None = None,
     batch: int = 32,
+    sampling: Sampling | None = None,
     clip: float | None = 1.0,
     seed: int = 0,
     precision: str | None = None,
@@ -113,6 +115,7 @@ def train(
         optimizer: ``AdamW()`` where it is ``None``.
         schedule: ``Cosine()`` where it is ``None``.
         batch: samples per step, over all processes.
+        sampling: which samples a step draws; ``Global()`` where it is ``None``.
         clip: largest global gradient norm, or ``None``.
         seed: of the data order and of dropout.
         precision: a name of ``modelwright.parallel.PRECISIONS``, such as ``bf16``; that of ``plan``, or ``fp32``, where
@@ -148,6 +151,7 @@ def train(
         optimizer=optimizer or AdamW(),
         schedule=schedule or Cosine(),
         batch=_batch(batch),
+        sampling=sampling or Global(),
         budget=_budget(budget),
         clip=clip,
         seed=seed,

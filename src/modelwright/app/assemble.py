@@ -13,7 +13,7 @@ from modelwright.app.places import data_cache
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.files import make_folder, read_json, write_json
-from modelwright.data import Splits, Tokenizer, TokenizerTechnique
+from modelwright.data import Sampling, Splits, Tokenizer, TokenizerTechnique
 from modelwright.data.manifest import NAME as MANIFEST
 from modelwright.data.manifest import check
 from modelwright.optim import AverageTechnique
@@ -76,6 +76,7 @@ def assemble(run: Run, *, with_data: bool = True, begin: bool = True) -> Trainin
         averaging=cast(AverageTechnique | None, recipe.averaging),
         loss_scale=recipe.loss_scale,
         batch=recipe.batch,
+        sampling=cast(Sampling, recipe.sampling),
         budget=recipe.budget,
         clip=recipe.clip,
         seed=recipe.seed,

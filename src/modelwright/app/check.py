@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from modelwright.app.elastic import check_sizes
 from modelwright.base.cluster import Cluster
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.patterns import matching
-from modelwright.data import Dataset, Splits
+from modelwright.data import Dataset, Sampling, Splits
 from modelwright.data.batches import read
 from modelwright.launch.environment import checked_port
 from modelwright.models.starts.freezing import freeze
@@ -41,6 +43,7 @@ def check_launch(recipe: Recipe, cluster: Cluster) -> None:
     if recipe.plan.workers != "auto":
         check_share(recipe.plan.workers, recipe.batch)
         check_workers(recipe.plan.workers, cluster)
+    check_sizes(recipe.launch, recipe.plan.workers)
     if recipe.launch.port is not None:
         try:
             checked_port(recipe.launch.port)
@@ -81,8 +84,11 @@ def check_model(recipe: Recipe, data: Splits) -> nn.Module:
         The model, on the meta device where it can be built there.
 
     Raises:
-        ModelwrightError: the model cannot be built, or fails on the data; no valid target at all.
+        ModelwrightError: the model cannot be built, or fails on the data; no valid target at all; samples cannot be
+            drawn as wished.
     """
+    if len(data.train):  # or it is told that there are none
+        cast(Sampling, recipe.sampling).order(data.train, batch=recipe.batch, seed=recipe.seed)
     objective = build_objective(recipe)
     check_targets(objective, data)
     config = filled_model(recipe, data.facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def show(name: str, folder: Path) -> dict[str, Any]:
         **run.record.to_json(),
         "status": run.status(),
         "path": str(run.path),
+        "lineage": _lineage(run),
         "plan": plan.to_json() if plan else None,
         "events": [event.message for event in read_events(run.events_path) if event.level != "info"],
     }
@@ -68,11 +70,32 @@ def shown(facts: dict[str, Any]) -> RenderableType:
     """A run as a table."""
     rows = {name: facts[name] for name in ("name", "verb", "status", "created", "ended", "path") if facts[name]}
     rows["path"] = Whole(facts["path"])
+    rows |= {
+        f"parent{'' if place == 0 else f' {place + 1}'}": _from(each) for place, each in enumerate(facts["lineage"])
+    }
     results = {name: _readable(name, value) for name, value in flatten(facts["summary"]).items()}
     rows |= {f"summary.{name}" if name in rows else name: value for name, value in results.items()}
     rows |= {f"error.{name}": value for name, value in (facts["error"] or {}).items() if value}
     rows |= {f"warning {number}": message for number, message in enumerate(facts["events"], start=1)}
     return table(facts["name"], rows)
+
+
+def _lineage(run: Run) -> list[dict[str, Any]]:
+    """What it goes out from, nearest first: name, path, and the step it branched off at."""
+    line: list[dict[str, Any]] = []
+    for child, parent in pairwise([run, *run.lineage()]):
+        step = child.record.parent_step
+        line.append({"name": parent.name, "path": str(parent.path), "step": step, "hash": child.record.parent_hash})
+    last = Run(Path(line[-1]["path"])) if line else run
+    if last.record.parent is not None:  # it is no longer there
+        gone, step = str(last.record.parent_path), last.record.parent_step
+        line.append({"name": Path(gone).name, "path": None, "step": step, "hash": last.record.parent_hash})
+    return line
+
+
+def _from(parent: dict[str, Any]) -> Whole:
+    at = "" if parent["step"] is None else f", checkpoint of step {parent['step']}"
+    return Whole(f"{parent['path'] or parent['name'] + ' (no longer there)'}{at}")
 
 
 def compared(names: Sequence[str], folder: Path) -> dict[str, Any]:

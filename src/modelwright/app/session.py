@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from modelwright.base.files import speaking
 from modelwright.export.safetensors import export_weights
 from modelwright.runs import EventLog, MetricsWriter, Run, Status, read_metrics, truncate_after
 from modelwright.runs.metrics import steps
+from modelwright.runs.sample_log import SampleLog
 from modelwright.training import checkpoints
 from modelwright.training.budget import tokens_per_sample
 from modelwright.training.fit import Evaluated, Record, Saved
@@ -44,10 +46,16 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
     with failing(run, writes=writes), logged(run, prepared.group.rank):
         _begin(prepared, run, writes)
         watch = prepared.training.watch
-        with _recorder(prepared, run, writes, show) as recorder, seeing(prepared, run, watch) as look:
-            for record in prepared.run(run.checkpoints, stop, recorder.flush):
-                recorder(record)
-                recorder.add(look(record))
+        with (
+            _samples_noted(prepared, run),
+            _recorder(prepared, run, writes, show) as recorder,
+            seeing(prepared, run, watch) as look,
+        ):
+            # Closed also when the recorder fails: what is being written is to be there then.
+            with closing(prepared.run(run.checkpoints, stop, recorder.flush)) as records:
+                for record in records:
+                    recorder(record)
+                    recorder.add(look(record))
             recorder.add(look.finish())
             recorder.summary |= look.summary(recorder.step_seconds)
         if writes:
@@ -58,7 +66,8 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
 
 
 def _begin(prepared: Prepared, run: Run, writes: bool) -> None:
-    resumed = checkpoints.load_newest(prepared.state, run.checkpoints, prepared.group)
+    to = prepared.training.saving.to
+    resumed = checkpoints.load_newest(prepared.state, run.checkpoints, prepared.group, to)
     if writes:
         state = prepared.state
         run.update(status="running")
@@ -102,6 +111,22 @@ def logged(run: Run, rank: int = 0) -> Iterator[None]:
             yield
     finally:
         log.close()
+
+
+@contextmanager
+def _samples_noted(prepared: Prepared, run: Run) -> Iterator[None]:
+    """Within the block each rank writes down which samples it uses, where that is wished."""
+    if not prepared.training.watch.samples:
+        yield
+        return
+    group = prepared.group
+    generation: str = group.gather(uuid.uuid4().hex)[0]
+    with SampleLog(run, group.rank, generation) as log:
+        prepared.note = log
+        try:
+            yield
+        finally:
+            prepared.note = None
 
 
 @contextmanager
@@ -183,6 +208,7 @@ class Recorder:
     def _step_row(self, step: Step) -> Row:
         losses, first = step.losses, self._prepared.updates[0].name
         memory = self._peak(step)
+        samples = step.number * self._prepared.training.batch  # a step may have more positions, some of them holes
         row: Row = {
             "kind": "step",
             "step": step.number,
@@ -190,8 +216,8 @@ class Recorder:
             **({f"loss/{term}": value for term, value in losses.items()} if len(losses) > 1 else {}),
             **_by_update("learning_rate", step.learning_rates, first),
             **_by_update("gradient_norm", step.gradient_norms, first),
-            "samples": step.samples,
-            **({"tokens": step.samples * self._tokens} if self._tokens else {}),
+            "samples": samples,
+            **({"tokens": samples * self._tokens} if self._tokens else {}),
             "time": time.time(),
             "seconds": step.seconds,
             "step_seconds": step.step_seconds,

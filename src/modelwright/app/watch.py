@@ -10,8 +10,8 @@ from typing import NoReturn
 from rich.console import Console
 
 from modelwright.app.display import TrainingScreen
+from modelwright.app.elastic import Worlds, modules_of
 from modelwright.app.failing import failing
-from modelwright.app.placing import placement
 from modelwright.app.reporting import report_or_say
 from modelwright.app.session import logged, write_environment
 from modelwright.app.stopping import CutShort, StopRequest, stop_requested
@@ -19,8 +19,10 @@ from modelwright.base.errors import ModelwrightError, RunFailed, Stopped
 from modelwright.base.events import emit
 from modelwright.base.plan import Plan
 from modelwright.base.units import seconds_text
-from modelwright.launch import Failure, Job, JobStatus, Warm, raise_failure, start
+from modelwright.launch import Failure, Job, JobStatus, Warm, raise_failure
 from modelwright.launch.hang import Hang, HangWatch
+from modelwright.recipe import load_recipe
+from modelwright.recipe.schema import Launch
 from modelwright.runs import LoggedEvent, Run, follow, follow_events
 from modelwright.training.watching import Watch
 
@@ -28,12 +30,19 @@ POLL_SECONDS = 0.2
 
 
 def run_workers(
-    run: Run, plan: Plan, warm: Warm, console: Console, *, port: int | None = None, watch: Watch | None = None
+    run: Run,
+    plan: Plan,
+    warm: Warm,
+    console: Console,
+    *,
+    port: int | None = None,
+    watch: Watch | None = None,
+    launch: Launch | None = None,
 ) -> None:
     """Launch the workers of a planned run and stay with them to the end.
 
     Ctrl-C and SIGTERM are passed on: the workers finish the step in hand, save and leave; a second one ends them
-    at once.
+    at once. Where a worker dies and ``launch.min`` allows it, the others go on: :mod:`modelwright.app.elastic`.
 
     Args:
         run: what they work on.
@@ -42,21 +51,25 @@ def run_workers(
         console: where progress is shown.
         port: where they meet; a free one where it is ``None``.
         watch: how long a worker may be silent, and what follows.
+        launch: with how few workers it goes on; what the run's recipe says where it is ``None``.
 
     Raises:
         RunFailed: a worker failed, or hangs and is to be stopped for that; the run's record says so.
         Stopped: a signal asked for a stop, and all is saved; or a second one, and what was not saved is lost.
     """
-    entry, arguments = "modelwright.app.worker", [str(run.path)]
+    recipe = load_recipe(run.recipe_path)
+    warm.also(modules_of(recipe))
     write_environment(run)
     with (
         _reported_when_failed(run, console),
         _told_when_cut_short(run),
         stop_requested() as stopping,
         failing(run),
-        start(entry, arguments, placement(plan, port), logs=run.logs, warm=warm) as job,
     ):
-        status = _watch(job, run, plan, stopping, console, watch or Watch())
+        worlds, news = Worlds(run, plan, launch or recipe.launch, warm, port), _News(run)
+        status = _sit(run, worlds, news, stopping, console, watch or Watch())
+        while not stopping() and worlds.goes_on(status):
+            status = _sit(run, worlds, news, stopping, console, watch or Watch())
         if status.failure is not None:
             _fail(status.failure, run)
     report_or_say(run, console)
@@ -64,10 +77,15 @@ def run_workers(
         raise _stopped(run, plan, stopping.signal)
 
 
-def _watch(job: Job, run: Run, plan: Plan, stopping: StopRequest, console: Console, watch: Watch) -> JobStatus:
-    news = _News(run)
-    hangs = HangWatch(job, run.logs, plan.workers, watch.hang) if watch.hang is not None else None
-    with TrainingScreen(console, total=plan.steps, workers=plan.workers) as screen, _killed_when_cut_short(job):
+def _sit(run: Run, worlds: Worlds, news: _News, stopping: StopRequest, console: Console, watch: Watch) -> JobStatus:
+    """One world, from its forming to its end."""
+    plan = worlds.plan
+    with (
+        worlds.start() as job,
+        TrainingScreen(console, total=plan.steps, workers=plan.workers) as screen,
+        _killed_when_cut_short(job),
+    ):
+        hangs = HangWatch(job, run.logs, plan.workers, watch.hang) if watch.hang is not None else None
         told = False
         while (status := job.wait(POLL_SECONDS)).state == "running":
             if hangs is not None and (hang := hangs.look()):
@@ -76,6 +94,8 @@ def _watch(job: Job, run: Run, plan: Plan, stopping: StopRequest, console: Conso
             if stopping() and not told:
                 told = True
                 console.print("stopping: the step in hand is finished and the state saved", highlight=False)
+                job.terminate()
+            elif not told and worlds.look():
                 job.terminate()
         news.show(screen)
     return status

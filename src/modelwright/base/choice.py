@@ -22,6 +22,8 @@ _EXTRAS = {
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "torchao": "fp8",
+    "fsspec": "store",
+    "s3fs": "store",
 }
 
 

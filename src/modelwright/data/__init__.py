@@ -46,6 +46,17 @@ DATA = Family(
         "synthetic-instructions": "modelwright.data.sequences.synthetic:SyntheticInstructions",
         "preferences": "modelwright.data.sequences.preferences:Preferences",
         "synthetic-preferences": "modelwright.data.sequences.synthetic:SyntheticPreferences",
+        "token-shards": "modelwright.data.shards.token_shards:TokenShards",
+        "mixture": "modelwright.data.mixture.mixture:Mixture",
+    },
+)
+
+SAMPLING = Family(
+    "sampling",
+    {
+        "global": "modelwright.data.sampling.global_sampling:Global",
+        "local": "modelwright.data.sampling.local_sampling:Local",
+        "poisson": "modelwright.data.sampling.poisson_sampling:Poisson",
     },
 )
 
@@ -66,10 +77,34 @@ class Dataset(Protocol):
     ``__getitem__(index)`` -> a dict of tensors, arrays or numbers, a tuple ``(inputs, targets)``, or a
     tensor. Read either kind with :func:`modelwright.data.batches.read`. With ``__getitems__``, an attribute ``alike``
     that is true says that a sample has one shape, whichever it is read with: nothing is padded to the longest.
+
+    Optional too: an attribute ``decodes`` that is true says that reading a sample takes computing;
+    ``present(indices) -> bool array`` names the samples that are there, the others being holes; ``order(seed) ->
+    Ordering`` brings an order of its own.
     """
 
     def __len__(self) -> int:
         """How many samples there are."""
+        ...
+
+
+class Ordering(Protocol):
+    """Which sample is at each position; pure, so that any reader finds any position at once."""
+
+    def __call__(self, positions: Positions) -> np.ndarray[Any, Any]:
+        """Indices of the samples at ``positions``, int64, of the same shape; -1 where a position holds none."""
+        ...
+
+
+class Sampling(Protocol):
+    """The configuration of a way to draw samples."""
+
+    def order(self, dataset: Dataset, *, batch: int, seed: int) -> Ordering:
+        """Which sample of ``dataset`` is at each position, for steps of ``batch`` samples."""
+        ...
+
+    def positions(self, dataset: Dataset, *, batch: int) -> int:
+        """Positions of one step: ``batch``, or more where a step's number of samples varies."""
         ...
 
 
@@ -160,7 +195,8 @@ class Splits:
 
     Attributes:
         train: samples to learn from.
-        held_out: samples to judge by, if there are any. Windows of text cross the borders of documents.
+        held_out: samples to judge by, if there are any. Windows of text cross the borders of documents, unless these
+            are kept separate.
         facts: numbers a model needs, such as ``vocabulary``, ``features``, ``classes``.
         tokenizer: what made the tokens, for text.
         documents: the held-out texts as they were, as a yardstick for compressors.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
@@ -25,6 +26,24 @@ def alike(dataset: Dataset) -> bool:
     read; one with ``__getitems__`` says so by an attribute ``alike``.
     """
     return not hasattr(dataset, "__getitems__") or bool(getattr(dataset, "alike", False))
+
+
+def decodes(dataset: Dataset) -> bool:
+    """Whether reading a sample takes computing (an image is decoded), rather than copying: an attribute ``decodes``."""
+    return bool(getattr(dataset, "decodes", False))
+
+
+def there(dataset: Dataset, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of ``indices`` name a sample: -1 is a hole, and so is what the data set's ``present(indices)`` denies.
+
+    Returns:
+        Of the same shape.
+    """
+    found = indices >= 0
+    present = getattr(dataset, "present", None)
+    if present is not None and found.any():
+        found[found] = present(indices[found])
+    return found
 
 
 def read(dataset: Dataset, positions: Positions) -> Batch:

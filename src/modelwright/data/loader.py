@@ -1,29 +1,25 @@
-"""Loader: the micro-batches of each step, read ahead: many small steps at once, or large ones by a thread."""
+"""Loader: the micro-batches of each step, read ahead: many small steps at once, large ones by a thread or processes."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from queue import SimpleQueue
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
-
-import numpy as np
-import torch
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset
-from modelwright.data.batches import alike, read
-from modelwright.data.order import Order
+from modelwright.data.batches import alike, decodes
+from modelwright.data.reading.ahead import Here, ReadAhead, Source
+from modelwright.data.reading.judged import Judged
+from modelwright.data.reading.readers import Readers
+from modelwright.data.reading.share import Indices, Loaded, Share
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from modelwright.data import Batch, Ordering
 
-    from modelwright.data import Batch
+    Note = Callable[[int, Indices], None]
 
-_AHEAD = 2  # Steps that the thread reads in advance.
 _MOST_STEPS, _MOST_BYTES = 64, 2**20  # Of what is read at once.
-_ALIGNED = 64  # Bytes; so torch allocates on a CPU.
 # Reading that takes longer for a step is left to a thread. Below, the thread would cost more than it saves: it and the
 # loop take turns at Python's lock.
 _SLOW = 200e-6
@@ -33,28 +29,38 @@ class Loader:
     """The samples of one rank, step by step: an iterable of lists of micro-batches.
 
     Step ``s`` takes the positions ``[position + s * batch, position + (s + 1) * batch)`` of the order, and
-    this rank the slice ``part`` of them. Small samples that are quickly read are read for several steps at once, where
-    each is the same whichever others it is read with (:func:`modelwright.data.batches.alike`); others by a thread, with
-    one batched read per step, that is up to two steps ahead and ends with the iteration, however that ends.
+    this rank the slice ``part`` of them. Where the order gives -1, or the data set's ``present`` denies a sample, there
+    is a hole: the step is smaller by it. A rank without a sample has no micro-batch.
+
+    Small samples that are quickly read are read for several steps at once, where each is the same whichever others it
+    is read with (:func:`modelwright.data.batches.alike`); others by a thread, with one batched read per step, that is
+    up to two steps ahead and ends with the iteration, however that ends. Where the thread is too slow for a data set
+    that ``decodes``, and there are spare cores, processes read. Who reads changes nothing but the time it takes.
 
     Args:
         dataset: where samples come from.
-        order: which sample is at which position.
-        batch: samples of one step over all ranks.
+        order: which sample is at which position; -1 for none.
+        batch: positions of one step over all ranks.
         part: this rank's slice ``(begin, end)`` of them; may be empty.
         micro_batch: samples of one micro-batch, at most.
         position: where to begin.
         steps: how many steps.
         pin: copy to pinned memory, from which an accelerator reads without waiting.
+        note: told of each step, just before it is handed out and by whom it is handed to: its number within the run
+            (``position // batch`` of its first position) and the indices of this rank's samples in it, in order.
+        workers: processes that read; 0 for none, ``None`` to decide by what is measured. They take up to two seconds to
+            start, and hold a step each; data in memory is copied to each of them, mapped files are not.
 
     Raises:
-        ModelwrightError: the slice or a size makes no sense; while iterating, the data set failed.
+        ModelwrightError: the slice or a size makes no sense; while iterating, the data set failed, or cannot be sent to
+            processes that were asked for.
+        RunFailed: while iterating, a process that reads was killed.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        order: Order,
+        order: Ordering,
         *,
         batch: int,
         part: tuple[int, int] | None = None,
@@ -62,15 +68,28 @@ class Loader:
         position: int = 0,
         steps: int,
         pin: bool = False,
+        note: Note | None = None,
+        workers: int | None = None,
     ) -> None:
-        self._begin, self._end = (0, batch) if part is None else part
-        if not 0 <= self._begin <= self._end <= batch:
+        part = (0, batch) if part is None else part
+        if not 0 <= part[0] <= part[1] <= batch:
             raise ModelwrightError(f"{part} is no part of a batch of {batch} samples")
         if batch < 1 or micro_batch < 1:
             raise ModelwrightError(f"batch ({batch}) and micro-batch ({micro_batch}) take at least one sample")
-        self._dataset, self._order = dataset, order
-        self._batch, self._micro_batch = batch, micro_batch
-        self._position, self._steps, self._pin = position, steps, pin
+        if workers is not None and workers < 0:
+            raise ModelwrightError(f"{workers} processes cannot read", where="workers", remedy="0 for none")
+        self._share = Share(
+            dataset,
+            order,
+            batch=batch,
+            part=part,
+            micro_batch=micro_batch,
+            position=position,
+            steps=steps,
+            pin=pin,
+        )
+        self._steps, self._first = steps, position // batch
+        self._note, self._workers = note, workers
 
     def __len__(self) -> int:
         return self._steps
@@ -78,34 +97,47 @@ class Loader:
     def __iter__(self) -> Iterator[list[Batch]]:
         """The micro-batches of each step, in order."""
         done = 0
-        for step in self._at_once():
-            yield step
+        for loaded in self._at_once():
+            yield self._handed(done, loaded)
             done += 1
         if done == self._steps:
             return
-        ahead = _ReadAhead(self, done)
+        ahead = ReadAhead(self._source(), done, self._steps)
         try:
-            for _ in range(done, self._steps):
-                yield ahead.next()
+            for number in range(done, self._steps):
+                yield self._handed(number, ahead.next())
         finally:
             ahead.close()
 
     def step(self, number: int) -> list[Batch]:
-        """The micro-batches of step ``number``, counted from 0, read now."""
-        (batches,) = self._read(number, 1)
-        return batches
+        """The micro-batches of step ``number``, counted from 0, read now; no note is taken."""
+        (loaded,) = self._share.read(number)
+        return loaded.batches
 
-    def _at_once(self) -> Iterator[list[Batch]]:
+    def _handed(self, number: int, loaded: Loaded) -> list[Batch]:
+        if self._note is not None:
+            self._note(self._first + number, loaded.indices)
+        return loaded.batches
+
+    def _source(self) -> Source:
+        if self._workers:
+            return Readers(self._share, self._workers)
+        if self._workers is None and decodes(self._share.dataset):
+            return Judged(self._share)
+        return Here(self._share)
+
+    def _at_once(self) -> Iterator[Loaded]:
         """The steps from the first one on, for as long as several of them are quickly read together."""
-        if self._steps == 0:
+        if self._steps == 0 or (self._workers and self._share.size):
             return
-        yield (first := self.step(0))
+        (first,) = self._share.read(0)
+        yield first
         begin, count = 1, self._together(first)
         while count > 1 and begin < self._steps:
             count = min(count, self._steps - begin)
             before = time.perf_counter()
             try:
-                steps = self._read(begin, count)
+                steps = self._share.read(begin, count)
             except ModelwrightError:
                 return  # of whichever step it is: the thread comes to it in its turn
             slow = time.perf_counter() - before > _SLOW * count
@@ -114,84 +146,12 @@ class Loader:
             if slow:
                 return
 
-    def _together(self, step: list[Batch]) -> int:
-        if not alike(self._dataset):
-            return 1  # what is padded to the longest would be padded to that of many steps
-        size = sum(tensor.nbytes for batch in step for tensor in batch.values())
-        return min(_MOST_STEPS, _MOST_BYTES // max(size, 1))
-
-    def _read(self, number: int, count: int) -> list[list[Batch]]:
-        """``count`` steps from step ``number`` on, with one read."""
-        share = self._end - self._begin
-        if share == 0:
-            return [[] for _ in range(count)]
-        first = self._position + number * self._batch + self._begin
-        positions = np.add.outer(np.arange(count) * self._batch, np.arange(first, first + share)).ravel()
-        try:
-            batch = read(self._dataset, self._order(positions))
-        except Exception as error:
-            raise _placed(error, f"positions {positions[0]} to {positions[-1]} of the order") from error
-        batch = {name: whole.pin_memory() if self._pin else _at_home(whole) for name, whole in batch.items()}
-        if count == 1:
-            return [self._cut(batch, share)]
-        columns = [[_at_home(part) for part in torch.split(whole, share)] for whole in batch.values()]
-        return [self._cut(dict(zip(batch, parts, strict=True)), share) for parts in zip(*columns, strict=True)]
-
-    def _cut(self, batch: Batch, share: int) -> list[Batch]:
-        if share <= self._micro_batch:
-            return [batch]
-        return [
-            {name: tensor[start : start + self._micro_batch] for name, tensor in batch.items()}
-            for start in range(0, share, self._micro_batch)
-        ]
-
-
-def _at_home(part: Tensor) -> Tensor:
-    """``part`` of a tensor, or of an array, where torch would have put it.
-
-    Products round by where in memory their factors lie; a resumed run, which reads other steps together, is to give the
-    same bits.
-    """
-    return part.clone() if part.is_floating_point() and part.data_ptr() % _ALIGNED else part
-
-
-class _ReadAhead:
-    """The thread behind one iteration. ``_free`` counts places in the queue, so nobody polls."""
-
-    def __init__(self, loader: Loader, begin: int) -> None:
-        self._loader, self._begin = loader, begin
-        self._read: SimpleQueue[list[Batch] | Exception] = SimpleQueue()
-        self._free = threading.Semaphore(_AHEAD)
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="modelwright-loader", daemon=True)
-        self._thread.start()
-
-    def next(self) -> list[Batch]:
-        batches = self._read.get()
-        self._free.release()
-        if isinstance(batches, Exception):
-            raise batches
-        return batches
-
-    def close(self) -> None:
-        self._closed = True
-        self._free.release()
-        self._thread.join()
-
-    def _run(self) -> None:
-        for number in range(self._begin, len(self._loader)):
-            self._free.acquire()
-            if self._closed:
-                return
-            try:
-                self._read.put(self._loader.step(number))
-            except Exception as error:
-                self._read.put(error)
-                return
-
-
-def _placed(error: Exception, place: str) -> ModelwrightError:
-    if not isinstance(error, ModelwrightError):
-        return ModelwrightError(f"reading data failed: {type(error).__name__}: {error}", where=place)
-    where = f"{error.where}, {place}" if error.where else place
-    return ModelwrightError(error.what, where=where, remedy=error.remedy)
+    def _together(self, step: Loaded) -> int:
+        """How many steps like ``step`` to read at once."""
+        if self._share.size == 0:
+            return _MOST_STEPS
+        if not len(step.indices) or not alike(self._share.dataset) or decodes(self._share.dataset):
+            return 1  # what is padded to the longest would be padded to that of many steps; decoding takes long
+        size = sum(tensor.nbytes for batch in step.batches for tensor in batch.values())
+        whole = size * self._share.size // len(step.indices)
+        return min(_MOST_STEPS, _MOST_BYTES // max(whole, 1))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset, Splits
-from modelwright.data.batches import ACCEPTED, alike, read
+from modelwright.data.batches import ACCEPTED, alike, decodes, read, there
 from modelwright.data.order import Order
 
 if TYPE_CHECKING:
@@ -70,6 +71,15 @@ class Part:
     def alike(self) -> bool:
         """Whether the samples of the whole are."""
         return alike(self._dataset)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether reading a sample of the whole takes computing."""
+        return decodes(self._dataset)
+
+    def present(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which samples of the part the whole has."""
+        return there(self._dataset, self._order(np.asarray(indices, dtype=np.int64) + self._begin))
 
     def __getitems__(self, positions: Positions) -> Batch:
         """Samples of the whole at the permuted places."""

@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from modelwright.base.errors import ModelwrightError
 
 LONGEST = 2**62
+HOLE = -1
+"""The index of a position that holds no sample."""
+
 _ROUNDS = 8
 _LEAST_BITS = 6  # with halves of two bits a Feistel network reaches only few of the permutations
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -44,19 +47,23 @@ class Order:
         bits = max(_LEAST_BITS, (length - 1).bit_length())
         self._low_bits = bits // 2
         self._high_bits = bits - self._low_bits
-        self._key = _mixed(np.array([seed & _WORD], dtype=np.uint64))
+        self._key = _key(seed)
 
     def __call__(self, positions: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
         """Indices of the samples at ``positions``, int64, of the same shape.
 
         Position ``p`` lies in epoch ``p // length``; each epoch holds every index once.
         """
-        asked = np.asarray(positions, dtype=np.int64)
-        if asked.size and asked.min() < 0:
-            raise ModelwrightError(f"there is no position {asked.min()}: positions count from 0")
-        epochs, inside = np.divmod(asked.ravel(), self.length)
-        indices = self._walk(inside.astype(np.uint64), self._keys(epochs))
-        return indices.astype(np.int64).reshape(asked.shape)
+        return self.at(*np.divmod(counted(positions), self.length))
+
+    def at(self, epochs: ArrayLike, places: ArrayLike) -> NDArray[np.int64]:
+        """Indices at ``places`` within ``epochs``, int64, of the shape that both have together.
+
+        Each epoch is a permutation of its own, whatever its number; each place lies in ``[0, length)``.
+        """
+        numbers, inside = np.broadcast_arrays(np.asarray(epochs, np.int64), np.asarray(places, np.int64))
+        indices = self._walk(inside.ravel().astype(np.uint64), self._keys(numbers.ravel()))
+        return indices.astype(np.int64).reshape(inside.shape)
 
     def _keys(self, epochs: NDArray[np.int64]) -> Words:
         """Keys ``[rounds, positions]``, those of each epoch made once where positions lie close together."""
@@ -88,6 +95,31 @@ class Order:
             low ^= _mixed(high + keys[number + 1]) >> unused_low
         permuted: Words = (high << width) | low
         return permuted
+
+
+def counted(positions: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+    """``positions`` as an array, int64.
+
+    Raises:
+        ModelwrightError: one of them is negative.
+    """
+    asked = np.asarray(positions, dtype=np.int64)
+    if asked.size and asked.min() < 0:
+        raise ModelwrightError(f"there is no position {asked.min()}: positions count from 0")
+    return asked
+
+
+def words(seed: int, numbers: ArrayLike) -> Words:
+    """64 random bits for each of ``numbers``, the same whenever asked: a keyed hash, unrelated to any order.
+
+    As seeds they keep apart what one seed decides. Not a cipher: who knows one word and tries all seeds finds its seed.
+    """
+    asked = np.asarray(numbers, np.int64)
+    return _mixed(_mixed(asked.ravel().astype(np.uint64) + np.uint64(1)) ^ _key(seed)).reshape(asked.shape)
+
+
+def _key(seed: int) -> Words:
+    return _mixed(np.array([seed & _WORD], dtype=np.uint64))
 
 
 def _mixed(words: Words) -> Words:

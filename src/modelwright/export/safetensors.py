@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.files import replacing
 from modelwright.models.source import save_weights
 
 
@@ -17,3 +22,32 @@ def export_weights(model: nn.Module, path: Path) -> Path:
     """
     save_weights(model, path)
     return path
+
+
+def export_tensors(
+    path: Path, weights: Mapping[str, Tensor], model: Callable[[], nn.Module], facts: Mapping[str, str]
+) -> None:
+    """Write one file with every name of the module's ``state_dict``, tied ones among them.
+
+    So ``model.load_state_dict(safetensors.torch.load_file(path))`` takes it as it is. The header's metadata holds the
+    ``facts``.
+
+    Raises:
+        ModelwrightError: disk full, no permission.
+    """
+    with replacing(path) as temporary:
+        try:
+            save_file(_apart(weights), temporary, metadata={"format": "pt", **facts})
+        except SafetensorError as error:
+            raise ModelwrightError(f"cannot write: {error}", where=str(path)) from error
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each with memory of its own, which the format asks for."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return apart

@@ -12,6 +12,7 @@ from typing import Any
 from modelwright.launch.hang import last_signs
 from modelwright.launch.job import Failure
 from modelwright.launch.logs import log_path
+from modelwright.launch.pulse import furthest_step
 from modelwright.launch.warm import Exit
 
 _LINES = 15
@@ -60,7 +61,14 @@ def describe(deaths: Sequence[Death], logs: Path) -> Failure:
         error=report if told else None,
         exception=_with_last_signs(str(report["what"]), death, logs) if report and not told else None,
         log=log,
+        lost=_lost(deaths) if death.exit.signal else (),
+        step=furthest_step(logs),
     )
+
+
+def _lost(deaths: Sequence[Death]) -> tuple[int, ...]:
+    """Who died of a signal. What a rank raised over the loss of a peer is only a consequence."""
+    return tuple(sorted(death.rank for death in deaths if death.exit.signal))
 
 
 def _with_last_signs(what: str, death: Death, logs: Path) -> str:

@@ -32,6 +32,8 @@ class Failure:
         error: fields of the :class:`ModelwrightError` it raised, if it did.
         exception: any other exception in one line, if there was one.
         log: its log file.
+        lost: the ranks that a signal from elsewhere ended; none where an exception came first: it would come again.
+        step: the furthest step that any rank had begun; 0 where none had.
     """
 
     rank: int
@@ -41,6 +43,8 @@ class Failure:
     error: dict[str, Any] | None
     exception: str | None
     log: Path
+    lost: tuple[int, ...] = ()
+    step: int = 0
 
     @property
     def what(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from modelwright.launch.failure import Death, describe
 from modelwright.launch.job import JobStatus
 from modelwright.launch.logs import log_path, read_report, report_path
 from modelwright.launch.placement import Placement
-from modelwright.launch.pulse import clear, stack_path
+from modelwright.launch.pulse import clear, ranks_in, stack_path
 from modelwright.launch.warm import Exit, Warm, import_path
 
 # A rank that only tells of a lost peer waits this long for the one that was lost to be heard of.
@@ -55,6 +56,8 @@ def start(
     logs = logs.absolute()
     make_folder(logs)
     environments = rank_environments(placement, environment=environment, logs=logs, attempt=attempt)
+    for rank in ranks_in(logs):
+        clear(logs, rank)  # of a sitting whose command was killed
     parent = warm or Warm([entry.partition(":")[0]] if placement.start == "fork" else [])
     when = time.strftime("%Y-%m-%d %H:%M:%S")
     children = []
@@ -86,7 +89,7 @@ class LocalJob:
         self._placement = placement
         self._logs = logs
         self._owned = owned
-        self._sent: dict[int, set[int]] = {child: set() for child in children}
+        self._sent: dict[int, dict[int, float]] = {child: {} for child in children}  # signal -> when
         self._ending: float | None = None  # when the others were asked to leave, after a failure
         self._end: JobStatus | None = None
 
@@ -189,7 +192,7 @@ class LocalJob:
     def _send(self, number: int) -> None:
         for child in self._children:
             if child not in self._warm.exits and number not in self._sent[child]:
-                self._sent[child].add(number)
+                self._sent[child][number] = time.monotonic()
                 self._warm.signal(child, number)
 
     def _close(self) -> None:
@@ -219,9 +222,10 @@ def _read_from(path: Path, start: int) -> str:
         return ""
 
 
-def _obeyed(end: Exit, sent: set[int]) -> bool:
-    """Whether a rank ended by a signal that we sent it."""
-    return end.signal in sent or (end.code == 128 + signal.SIGTERM and signal.SIGTERM in sent)
+def _obeyed(end: Exit, sent: Mapping[int, float]) -> bool:
+    """Whether a rank ended by a signal that we had sent it; one that was dead by then had another reason."""
+    number = signal.SIGTERM if end.code == 128 + signal.SIGTERM else end.signal
+    return number is not None and sent.get(number, math.inf) <= end.at
 
 
 def _check(entry: str) -> None:

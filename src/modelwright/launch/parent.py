@@ -65,6 +65,9 @@ class Parent:
         if message["do"] == "signal":
             self._signal(message["id"], message["signal"])
             return None
+        if message["do"] == "import":
+            _preload(self._control, message["modules"])
+            return None
         request = Request(**message["request"])
         parent = os.getpid()
         pid = os.fork()

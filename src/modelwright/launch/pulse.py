@@ -100,6 +100,12 @@ def ranks_in(logs: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("rank-")) for path in logs.glob("rank-*.pulse"))
 
 
+def furthest_step(logs: Path) -> int:
+    """The furthest step that a rank in a folder has begun; 0 where none has begun one."""
+    beats = [read_beat(logs, rank) for rank in ranks_in(logs)]
+    return max((beat.step for beat in beats if beat), default=0)
+
+
 def clear(logs: Path, rank: int) -> None:
     """Take a rank's signs of life away; stacks that it was asked for stay, as part of its log."""
     with suppress(OSError):

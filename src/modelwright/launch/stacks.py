@@ -19,7 +19,7 @@ _DEVICE = (
     "modelwright/training/reading.py",
     "modelwright/training/update.py",
 )
-_READER = "modelwright/data/loader.py"
+_READERS = ("modelwright/data/loader.py", "modelwright/data/reading/")
 _NEAR = 3  # frames from the top within which a collective shows
 
 
@@ -45,9 +45,13 @@ def main_stack(text: str) -> tuple[Frame, ...]:
 
 def reader_stack(text: str) -> tuple[Frame, ...]:
     """The stack of the thread that reads data ahead; the main thread's where there is none."""
-    readers = [stack for stack in _stacks(text) if any(frame.file.endswith(_READER) for frame in stack)]
+    readers = [stack for stack in _stacks(text) if any(_reads(frame) for frame in stack)]
     threads = [stack for stack in readers if stack[-1].function == "_bootstrap"]
     return threads[-1] if threads else main_stack(text)
+
+
+def _reads(frame: Frame) -> bool:
+    return any(part in frame.file for part in _READERS)
 
 
 def place(stack: Sequence[Frame]) -> Frame | None:

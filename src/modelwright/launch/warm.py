@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +60,7 @@ class Warm:
                 start_new_session=True,
             )
         self._ready = self._gone = False
+        self._imported = set(preload)
         self._queue: list[Request] = []
         self._living: set[int] = set()
         self._next = 0
@@ -75,6 +76,16 @@ class Warm:
     def ready(self) -> bool:
         """Whether everything is imported, as far as known: ``pump`` hears of it."""
         return self._ready
+
+    def also(self, modules: Iterable[str]) -> None:
+        """Have further modules imported before the next rank begins: once here, not once in each rank.
+
+        They must be fit for a fork: start no threads when they are imported.
+        """
+        fresh = sorted(set(modules) - self._imported)
+        self._imported.update(fresh)
+        if fresh:
+            self._control.send({"do": "import", "modules": fresh})
 
     def begin(self, **fields: Any) -> int:
         """Begin a rank, now or as soon as everything is imported; returns its number.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.flex import flex
+from modelwright.models.flex import blocks_within, flex
 from modelwright.models.writing.cache import Cache
 
 KERNELS = ("sdpa", "explicit", "flex")
@@ -60,7 +61,14 @@ class Attention(nn.Module):
         self.query_norm = HeadNorm(heads) if qk_norm else nn.Identity()
         self.key_norm = HeadNorm(kv_heads) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        cache: Cache | None = None,
+        layer: int = 0,
+        seen: Any = None,
+    ) -> Tensor:
         """Mix ``x [batch, time, width]`` over time.
 
         Args:
@@ -68,18 +76,20 @@ class Attention(nn.Module):
             rotation: that of :func:`rotations`.
             cache: what was read before; the tokens of ``x`` follow it.
             layer: number of this block in the cache.
+            seen: what each position sees, without a cache: that of :func:`seen_within` for the kernel; ``None``:
+                everything up to itself.
         """
         query = rotate(self.query_norm(self._split(self.query(x))), rotation).transpose(1, 2)
         key = rotate(self.key_norm(self._split(self.key(x))), rotation).transpose(1, 2)
         value = self._split(self.value(x)).transpose(1, 2)
-        mixed = self._attend(query, key, value) if cache is None else _recall(query, key, value, cache, layer)
+        mixed = self._attend(query, key, value, seen) if cache is None else _recall(query, key, value, cache, layer)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, seen: Any) -> Tensor:
         if self.kernel == "flex":
-            return flex(query, key, value)
+            return flex(query, key, value, seen)
         attend = _sdpa if self.kernel == "sdpa" else _explicit
-        return attend(query, key, value, self.dropout if self.training else 0.0)
+        return attend(query, key, value, self.dropout if self.training else 0.0, seen)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], -1, self.head_width)
@@ -130,6 +140,25 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cosines, sines = rotation[0].to(x.dtype), rotation[1].to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cosines, torch.cat((second, first), dim=-1), sines)
+
+
+def seen_within(segments: Tensor, kernels: Iterable[str]) -> dict[str, Any]:
+    """What each position sees where documents are kept apart: its own document, up to itself.
+
+    Args:
+        segments: number of the document at each position, int64 ``[batch, time]``.
+        kernels: those that are to read it.
+
+    Returns:
+        By kernel: bool ``[batch, 1, time, time]``, or the ``BlockMask`` of ``flex``.
+    """
+    chosen, seen = set(kernels), dict[str, Any]()
+    if "flex" in chosen:
+        seen["flex"] = blocks_within(segments)
+    if others := chosen - {"flex"}:
+        same = segments.unsqueeze(-1) == segments.unsqueeze(-2)
+        seen |= dict.fromkeys(others, same.tril().unsqueeze(1))
+    return seen
 
 
 def set_attention(model: nn.Module, kernel: str) -> int:
@@ -204,21 +233,23 @@ def _recall(query: Tensor, key: Tensor, value: Tensor, cache: Cache, layer: int)
     )
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: Tensor | None) -> Tensor:
     """``query [batch, heads, time, head_width]``, key and value ``[batch, kv_heads, time, head_width]``."""
-    grouped = query.size(1) != key.size(1)
+    grouped, causal = query.size(1) != key.size(1), seen is None
     return functional.scaled_dot_product_attention(
-        query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=grouped
+        query, key, value, attn_mask=seen, dropout_p=dropout, is_causal=causal, enable_gqa=grouped
     )
 
 
-def _explicit(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+def _explicit(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: Tensor | None) -> Tensor:
     batch, heads, time, head_width = query.shape
     flat_key = _share(key, heads).flatten(0, 1)
     flat_value = _share(value, heads).flatten(0, 1)
     # One operator scales, multiplies and masks: fewer passes over the largest tensor of the block.
     mask = query.new_full((time, time), -math.inf).triu(1)
     scores = torch.baddbmm(mask, query.flatten(0, 1), flat_key.transpose(1, 2), alpha=head_width**-0.5)
+    if seen is not None:
+        scores = scores.view(batch, heads, time, time).masked_fill(~seen, -math.inf).flatten(0, 1)
     shares = functional.softmax(scores, dim=-1)
     shares = functional.dropout(shares, dropout) if dropout else shares
     mixed = torch.bmm(shares, flat_value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.attention import Attention, rotations, rotations_at
+from modelwright.models.attention import Attention, rotations, rotations_at, seen_within
 from modelwright.models.stochastic_depth import StochasticDepth, check_rate, rates
 from modelwright.models.writing.cache import Cache
 
@@ -19,6 +19,8 @@ INITIAL_DEVIATION = 0.02
 @dataclass(frozen=True, kw_only=True)
 class GPT:
     """A language model: tokens ``[batch, time]`` -> logits ``[batch, time, vocabulary]``.
+
+    Documents that share a window are kept apart where the data says where they begin (``documents: separate``).
 
     Sources: GPT-2 (Radford et al. 2019) for the initialisation, where weights that write into the residual
     stream shrink with depth; LLaMA (Touvron et al. 2023, arXiv:2302.13971) for the block; SwiGLU from Shazeer
@@ -113,32 +115,61 @@ class GPTModule(nn.Module):
             self.head.weight = self.embedding.weight
         self._initialise()
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Tokens ``[batch, time]`` -> logits ``[batch, time, vocabulary]``."""
-        return self.head(self.features(inputs))  # type: ignore[no-any-return]
+    def forward(self, inputs: Tensor, segments: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Tokens ``[batch, time]`` -> logits ``[batch, time, vocabulary]``; see :meth:`features`."""
+        return self.head(self.features(inputs, segments=segments, positions=positions))  # type: ignore[no-any-return]
 
-    def features(self, inputs: Tensor, cache: Cache | None = None) -> Tensor:
+    def features(
+        self,
+        inputs: Tensor,
+        cache: Cache | None = None,
+        *,
+        segments: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Tokens ``[batch, time]`` -> what the head reads ``[batch, time, width]``.
 
-        With a ``cache`` they follow the tokens it holds, and are added to it.
+        Args:
+            inputs: the tokens.
+            cache: holds the tokens before them, and is given these too.
+            segments: number of the document that each token is of, int64 ``[batch, time]``: tokens see their own
+                document only. Not with a cache.
+            positions: place of each token in its document, int64 ``[batch, time]``; ``None``: counted from the first
+                token.
         """
         x = self.dropout(self.embedding(inputs))
-        rotation = self._rotation(inputs.size(1), cache, x)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rotation) if cache is None else block(x, rotation, cache, layer)
         if cache is not None:
-            cache.advance(inputs.size(1))
+            return self._go_on(x, cache)
+        rotation = self._rotation(inputs.size(1), positions, x)
+        for block, seen in zip(self.blocks, self._seen(segments), strict=True):
+            x = block(x, rotation) if seen is None else block(x, rotation, seen=seen)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def _seen(self, segments: Tensor | None) -> list[Any]:
+        """What positions see in each block, made once for all of them; ``None``: everything up to themselves."""
+        if segments is None:
+            return [None] * len(self.blocks)
+        kernels = [cast(Block, block).attention.kernel for block in self.blocks]
+        seen = seen_within(segments, kernels)
+        return [seen[kernel] for kernel in kernels]
+
+    def _go_on(self, x: Tensor, cache: Cache) -> Tensor:
+        time = x.size(1)
+        rotation = self._rotation(time, cache.positions(time), x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, cache, layer)
+        cache.advance(time)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def new_cache(self, padding: Tensor, capacity: int) -> Cache:
         """An empty cache for texts ``[batch]`` with so much ``padding`` on the left; see :class:`Cache`."""
         return Cache(self.config.layers, padding, capacity)
 
-    def _rotation(self, time: int, cache: Cache | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotation(self, time: int, positions: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
         head_width = self.config.width // self.config.heads
-        if cache is None:
+        if positions is None:
             return rotations(time, head_width, self.config.rope_base, like=like)
-        return rotations_at(cache.positions(time), head_width, self.config.rope_base, like=like)
+        return rotations_at(positions, head_width, self.config.rope_base, like=like)
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
@@ -164,9 +195,16 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.skip = StochasticDepth(skipped)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        cache: Cache | None = None,
+        layer: int = 0,
+        seen: Any = None,
+    ) -> Tensor:
         """``x [batch, time, width]`` -> the same shape; arguments as those of :class:`Attention`."""
-        mixed = self.attention(self.attention_norm(x), rotation, cache, layer)
+        mixed = self.attention(self.attention_norm(x), rotation, cache, layer, seen)
         x = x + self.skip(self.dropout(mixed))
         return x + self.skip(self.dropout(self.feed_forward(self.feed_forward_norm(x))))  # type: ignore[no-any-return]
 

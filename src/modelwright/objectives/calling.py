@@ -21,13 +21,18 @@ def call(model: nn.Module, batch: Mapping[str, Tensor], name: str, reader: str) 
     inputs = field(batch, name, reader)
     if "lengths" not in batch:
         return logits_of(model(inputs))
-    names = _argument_names(getattr(model.forward, "__func__", model.forward))
+    names = argument_names(model)
     if "lengths" in names:
         return logits_of(model(inputs, lengths=batch["lengths"]))
     if "attention_mask" in names:
         places = torch.arange(inputs.shape[1], device=inputs.device)
         return logits_of(model(inputs, attention_mask=places < batch["lengths"][:, None]))
     return logits_of(model(inputs))
+
+
+def argument_names(model: nn.Module) -> frozenset[str]:
+    """Names of the arguments of the model's ``forward``."""
+    return _argument_names(getattr(model.forward, "__func__", model.forward))
 
 
 def logits_of(outputs: Any) -> Any:

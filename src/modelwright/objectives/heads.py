@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,14 @@ def check_logits_field(logits: str, chunk: int | None) -> None:
         raise ModelwrightError(f"chunk {wrong}", remedy="leave it out, and it suits the device")
 
 
-def run(model: nn.Module, *inputs: Tensor, logits: Logits = "auto", chunk: int | None = None) -> Features | Tensor:
-    """``model(*inputs)``, as :class:`Features` where that is wanted and possible, else as logits.
+def run(
+    model: nn.Module,
+    *inputs: Tensor,
+    logits: Logits = "auto",
+    chunk: int | None = None,
+    named: Mapping[str, Any] | None = None,
+) -> Features | Tensor:
+    """``model(*inputs, **named)``, as :class:`Features` where that is wanted and possible, else as logits.
 
     The model is called as ever, with an identity in the place of its head: what comes out must be the very tensor
     that went into that. So a model that does more behind its head, or has hooks on it, keeps its full logits.
@@ -46,12 +52,13 @@ def run(model: nn.Module, *inputs: Tensor, logits: Logits = "auto", chunk: int |
     Raises:
         ModelwrightError: ``logits`` is ``chunked`` and the model's head cannot be taken apart, with the reason.
     """
+    named = named or {}
     if logits == "full" or transformed():
-        return logits_of(model(*inputs))  # type: ignore[no-any-return]
+        return logits_of(model(*inputs, **named))  # type: ignore[no-any-return]
     head = _head(model)
     reason = _why_not(model, head)
     if not reason and isinstance(head, nn.Linear):
-        features = _features(model, head, inputs)
+        features = _features(model, head, inputs, named)
         if features is not None:
             return Features(features, LinearHead.of(features, head.weight, head.bias, chunk=chunk))
         reason = _why_not(model, head)
@@ -64,7 +71,7 @@ def run(model: nn.Module, *inputs: Tensor, logits: Logits = "auto", chunk: int |
     if head is not None and model not in _told:
         _told.add(model)
         emit("full-logits", f"the loss takes the model's full logits: {reason}", reason=reason)
-    return logits_of(model(*inputs))  # type: ignore[no-any-return]
+    return logits_of(model(*inputs, **named))  # type: ignore[no-any-return]
 
 
 def _head(model: nn.Module) -> nn.Module | None:
@@ -90,13 +97,13 @@ def _why_not(model: nn.Module, head: nn.Module | None) -> str:
     return ""
 
 
-def _features(model: nn.Module, head: nn.Linear, inputs: tuple[Tensor, ...]) -> Tensor | None:
+def _features(model: nn.Module, head: nn.Linear, inputs: tuple[Tensor, ...], named: Mapping[str, Any]) -> Tensor | None:
     """What the head would read, if the model returns what that returns; tried out on a model not seen before."""
     if model in _suitable:
-        return _short(model, head, inputs)
+        return _short(model, head, inputs, named)
     before = _random_state(inputs)
     try:
-        features = _short(model, head, inputs)
+        features = _short(model, head, inputs, named)
     except Exception:  # the full model is called next, and says what is wrong, if anything is
         features = None
     if features is None:
@@ -105,9 +112,9 @@ def _features(model: nn.Module, head: nn.Linear, inputs: tuple[Tensor, ...]) -> 
     return features
 
 
-def _short(model: nn.Module, head: nn.Linear, inputs: tuple[Tensor, ...]) -> Tensor | None:
+def _short(model: nn.Module, head: nn.Linear, inputs: tuple[Tensor, ...], named: Mapping[str, Any]) -> Tensor | None:
     with _identity_for(head, model) as identity:
-        outputs = logits_of(model(*inputs))
+        outputs = logits_of(model(*inputs, **named))
     seen, identity.seen = identity.seen, []
     return outputs if len(seen) == 1 and outputs is seen[0] else None
 

@@ -11,6 +11,7 @@ from modelwright.base.units import Bytes
 from modelwright.objectives.features import Features
 from modelwright.objectives.fields import check_smoothing, class_targets, field, valid
 from modelwright.objectives.heads import Logits, check_logits_field, run
+from modelwright.objectives.packing import borders
 from modelwright.objectives.reading import check_outputs, total
 
 _TERM = "cross-entropy"
@@ -25,6 +26,9 @@ class NextToken:
     ``inputs[:, t]``; a target of -100 is not counted. The model returns logits ``[batch, time, vocabulary]``, or an
     object with ``logits``. Where it ends in a linear layer named ``head``, these need never exist at once: see
     :mod:`~modelwright.objectives.linear_cross_entropy`.
+
+    A batch that has ``segments [batch, time]`` too, and perhaps ``positions``, holds several documents in a window. The
+    model is told, and one that does not keep them apart is refused: see :mod:`~modelwright.objectives.packing`.
 
     Attributes:
         label_smoothing: the share of a target that is spread evenly over the vocabulary.
@@ -56,8 +60,13 @@ class NextToken:
         return {_TERM: valid(class_targets(batch, "targets", _READER))}
 
     def forward(self, model: nn.Module, batch: dict[str, Tensor]) -> Features | Tensor:
-        """Logits ``[batch, time, vocabulary]``, or the features that they are made of."""
-        outputs = run(model, field(batch, "inputs", _READER), logits=self.logits, chunk=self.chunk)
+        """Logits ``[batch, time, vocabulary]``, or the features that they are made of.
+
+        Raises:
+            ModelwrightError: a field is missing or of another shape, or the model cannot keep the documents apart.
+        """
+        inputs, named = field(batch, "inputs", _READER), borders(model, batch)
+        outputs = run(model, inputs, logits=self.logits, chunk=self.chunk, named=named)
         check_outputs(outputs, field(batch, "targets", _READER), _READER)
         return outputs
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, NonNegativeInt, PositiveFloat
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.base.units import Count
-from modelwright.data import DATA
+from modelwright.base.units import Count, Seconds
+from modelwright.data import DATA, SAMPLING
 from modelwright.models import INITIALS, MODELS
 from modelwright.models.starts.start import Start
 from modelwright.objectives import OBJECTIVES
@@ -52,15 +52,25 @@ def _cosine() -> object:
     return SCHEDULES.resolve("cosine")()
 
 
+def _global() -> object:
+    return SAMPLING.resolve("global")()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """How worker processes are started.
+    """How worker processes are started, and what follows where one dies.
 
     Attributes:
         port: TCP port where the workers meet; none means a free one.
+        min: the fewest workers with which the run goes on where others die; none means that it ends.
+        max: the most workers of a run that may shrink and grow; none means as many as planned.
+        rejoin: time without a death after which a run that has shrunk takes workers in again.
     """
 
     port: int | None = None
+    min: int | None = None
+    max: int | None = None
+    rejoin: Seconds = 30.0
 
     def __post_init__(self) -> None:
         if self.port is not None and not 1 <= self.port <= 65535:
@@ -69,6 +79,16 @@ class Launch:
                 where="port",
                 remedy="leave it out for a free one",
             )
+        if self.min is not None and self.min < 1:
+            raise ModelwrightError(f"'min' is at least 1 worker, not {self.min}", where="min")
+        if self.max is not None and self.max < (self.min or self.max + 1):
+            raise ModelwrightError(
+                f"'max' ({self.max}) takes a 'min' that is not larger",
+                where="max",
+                remedy="for example  launch: {min: 1, max: 4}; for a fixed number of workers, plan.workers=4",
+            )
+        if not self.rejoin >= 0:
+            raise ModelwrightError(f"'rejoin' must not be negative, but is {self.rejoin:g}", where="rejoin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +142,7 @@ class Recipe:
         averaging: an average of the weights, which is then what is scored and kept; null for none.
         loss_scale: of precision fp16.
         batch: samples of one step, over all workers together.
+        sampling: which samples a step draws.
         clip: largest norm of the gradient; null for no clipping.
         budget: when training ends.
         evaluation: looking at the held-out data while training.
@@ -148,6 +169,7 @@ class Recipe:
     averaging: Annotated[object, AVERAGES] | None = None
     loss_scale: DynamicScale = field(default_factory=DynamicScale)
     batch: Annotated[Count, AfterValidator(_checked_batch)]
+    sampling: Annotated[object, SAMPLING] = field(default_factory=_global)
     clip: PositiveFloat | None = 1.0
     budget: Budget
     evaluation: Evaluation = field(default_factory=Evaluation)

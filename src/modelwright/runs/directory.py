@@ -165,11 +165,33 @@ class Run:
         """The record's status, or ``interrupted`` where it says ``running`` and no process works on it."""
         return shown_status(self.path, self.record)
 
+    def branched(self, step: int, checkpoint: str) -> Record:
+        """Note from which checkpoint of its parent the run branches off: the step, and the hash of the manifest."""
+        with _updating:
+            record = replace(self.record, parent_step=step, parent_hash=checkpoint)
+            self._write_record(record)
+        return record
+
     def write_recipe(self, text: str) -> None:
         """Write the resolved recipe and sign it as this user's own."""
         write_text(self.recipe_path, text)
         with _updating:
             self._write_record(replace(self.record, origin=origin.sign(text)))
+
+    def revise_recipe(self, text: str) -> None:
+        """Write another recipe; the older one is kept as :file:`recipe-N.yaml`.
+
+        One that came from elsewhere stays so: it is signed only where the older one was this user's own.
+        """
+        old, ours = self.recipe(), self.ours()
+        if text == old:
+            return
+        numbers = [int(name) for path in self.path.glob("recipe-*.yaml") if (name := path.stem[7:]).isdecimal()]
+        write_text(self.path / f"recipe-{max(numbers, default=0) + 1}.yaml", old)
+        if ours:
+            self.write_recipe(text)
+        else:
+            write_text(self.recipe_path, text)
 
     def recipe(self) -> str:
         """The text of the recipe; ``""`` where none was written."""
@@ -212,6 +234,16 @@ class Run:
             return candidate if candidate.record.id == record.parent else None
         except ModelwrightError:
             return None
+
+    def lineage(self) -> list[Run]:
+        """Its parent, the parent of that and so on, as far as they still lie there; nearest first."""
+        found: list[Run] = []
+        run, seen = self.parent(), {self.record.id}
+        while run is not None and run.record.id not in seen:
+            seen.add(run.record.id)
+            found.append(run)
+            run = run.parent()
+        return found
 
     def _furnish(self, verb: str, parent: Run | None) -> None:
         for part in (self.checkpoints, self.artifacts, self.logs):

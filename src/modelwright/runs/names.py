@@ -27,7 +27,7 @@ def check_name(name: str) -> None:
 
 def fresh_name(verb: str) -> str:
     """``VERB-YYYYMMDD-HHMMSS-xxxx``, in local time."""
-    return f"{verb}-{datetime.now(UTC).astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{verb}-{datetime.now(UTC).astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def _fault(name: str) -> str:

@@ -29,6 +29,8 @@ class Record:
         created, ended: ISO 8601 in UTC.
         parent: id of the run it goes out from.
         parent_path: where that run lay, relative to this one where they share a folder.
+        parent_step: of its checkpoint that this run branched off from.
+        parent_hash: SHA-256 of that checkpoint's manifest, which has the hash of every file in it.
         modelwright: version that made the run.
         origin: signature of the recipe; see :mod:`modelwright.runs.origin`.
         process: the process that works on it; see :mod:`modelwright.runs.process`.
@@ -44,6 +46,8 @@ class Record:
     ended: str | None = None
     parent: str | None = None
     parent_path: str | None = None
+    parent_step: int | None = None
+    parent_hash: str | None = None
     modelwright: str = ""
     origin: str = ""
     process: dict[str, Any] = field(default_factory=dict)

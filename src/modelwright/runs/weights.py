@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,15 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import file_hash, read_json
 from modelwright.runs.directory import Run
 
-SHOWN = "shown.safetensors"
-"""The weights to be scored, in a checkpoint of a run that averages; the others are those in training."""
+SHOWN = "shown/model.safetensors"
+"""The weights to be scored, in a checkpoint of a run that averages; the others are those in training.
 
+In a folder of their own: their names are those of the weights in training, and readers take all files of one folder."""
+
+BEST = "best.json"
+"""Beside the checkpoints: names those with the best held-out score on the way, best first."""
+
+_SHOWN_EARLIER = "shown.safetensors"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -28,7 +34,7 @@ def newest_weights(run: Run) -> tuple[Path, int]:
     final, final_step = run.artifacts / "model.safetensors", _final_step(run)
     damages = []
     for path in list_checkpoints(run.checkpoints):
-        step = int(path.name.removeprefix("step-"))
+        step = step_of(path.name)
         if step <= final_step:
             break
         if (damage := find_damage(path)) is None:
@@ -56,32 +62,56 @@ def _train(run: Run) -> str:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, newest first."""
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    return sorted(found, key=lambda path: step_of(path.name), reverse=True)
 
 
-def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint by its manifest, or ``None``."""
+def is_checkpoint(name: str) -> bool:
+    """Whether a folder of that name is a checkpoint."""
+    return _NAME.fullmatch(name) is not None
+
+
+def step_of(name: str) -> int:
+    """The step of a checkpoint's name."""
+    return int(name.removeprefix("step-"))
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the best held-out score on the way, by ``best.json``; ``None`` where none is named."""
+    if not (folder / BEST).exists():
+        return None
+    rows: list[dict[str, Any]] = read_json(folder / BEST)["best"]
+    paths = [folder / str(row["name"]) for row in rows]
+    return next((path for path in paths if is_checkpoint(path.name) and path.is_dir()), None)
+
+
+def find_damage(path: Path, hashed: Callable[[Path], str] = file_hash) -> str | None:
+    """What is wrong with a checkpoint by its manifest, or ``None``.
+
+    Args:
+        path: the checkpoint.
+        hashed: the SHA-256 of a file; one who reads the files anyway takes it on the way.
+    """
     try:
         files: dict[str, dict[str, Any]] = read_json(path / "manifest.json")["files"]
     except ModelwrightError as error:
         return f"no readable manifest: {error.what}"
     except (KeyError, TypeError):
         return "no readable manifest: it lists no files"
-    return next(_differences(path, files), None)
+    return next(_differences(path, files, hashed), None)
 
 
 def weights_of(path: Path) -> Path:
     """The file of a checkpoint with the weights to be scored: averages where there are any."""
-    shown = path / SHOWN
-    return shown if shown.exists() else path / "model.safetensors"
+    shown = (path / SHOWN, path / _SHOWN_EARLIER)
+    return next((file for file in shown if file.exists()), path / "model.safetensors")
 
 
-def _differences(path: Path, files: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _differences(path: Path, files: dict[str, dict[str, Any]], hashed: Callable[[Path], str]) -> Iterator[str]:
     for name, expected in files.items():
         file = path / name
         if not file.exists():
             yield f"{name} is missing"
         elif file.stat().st_size != expected["bytes"]:
             yield f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        elif file_hash(file) != expected["sha256"]:
+        elif hashed(file) != expected["sha256"]:
             yield f"{name} differs from its hash"

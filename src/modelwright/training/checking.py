@@ -6,8 +6,11 @@ from typing import Literal, cast
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.plan import Plan
+from modelwright.data.batches import read
 from modelwright.objectives import METRICS, Metric
 from modelwright.objectives.held import held_parameters
+from modelwright.objectives.next_token import NextToken
+from modelwright.objectives.packing import borders
 from modelwright.optim import Schedule
 from modelwright.optim.schedules.building import built, remembering
 from modelwright.planning.search import check_share
@@ -19,7 +22,8 @@ def check_fit(training: Training, plan: Plan) -> None:
     """Find what cannot work before anything is spent.
 
     Raises:
-        ModelwrightError: fewer samples in a step than workers, no training data, or an objective with parameters.
+        ModelwrightError: fewer samples in a step than workers, no training data, or an objective with parameters, or
+            documents to be kept apart by a model that cannot.
     """
     check_share(plan.workers, training.batch)
     if plan.offload != "none" and training.updates:
@@ -30,6 +34,8 @@ def check_fit(training: Training, plan: Plan) -> None:
         raise ModelwrightError("the training data is empty", where="data")
     _check_objective(training)
     _check_monitors(training)
+    if isinstance(training.objective, NextToken):  # a model that documents are to be kept apart for has to do so
+        borders(training.model, read(training.data.train, [0]))
 
 
 def _check_monitors(training: Training) -> None:

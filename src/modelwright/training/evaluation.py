@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,15 +38,33 @@ def evaluate(
     Returns:
         ``loss`` (mean over all valid targets, coefficients applied) and each metric by name.
     """
+    scores = evaluate_unless(lambda: False, program, dataset, metrics, group, micro_batch=micro_batch, samples=samples)
+    assert scores is not None
+    return scores
+
+
+def evaluate_unless(
+    stop: Callable[[], bool],
+    program: LocalProgram,
+    dataset: Dataset,
+    metrics: Sequence[str],
+    group: Group,
+    *,
+    micro_batch: int,
+    samples: int | None = None,
+) -> dict[str, float] | None:
+    """The same, unless ``stop``, which is asked before each forward, says so on any rank: then ``None``, soon."""
     program.synchronise()
     positions = _positions(len(dataset), samples)
     mine = np.array_split(positions, group.size)[group.rank]
-    tally = _Tally(program, metrics)
+    tally, stopping = _Tally(program, metrics), False
     with evaluating(program.model), torch.no_grad():
         for start in range(0, len(mine), micro_batch):
             enter(Phase.EVALUATE)
+            if stopping := stop():
+                break
             tally.add(program.place(read(dataset, mine[start : start + micro_batch])))
-    return tally.result(group)
+    return None if any(group.gather(stopping)) else tally.result(group)
 
 
 def _positions(length: int, samples: int | None) -> np.ndarray:

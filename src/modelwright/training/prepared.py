@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from modelwright.base.events import emit
 from modelwright.base.group import Group
-from modelwright.base.phases import Phase, enter
 from modelwright.base.plan import Plan
 from modelwright.base.world import Mesh
 from modelwright.data.loader import Loader
-from modelwright.data.order import Order
 from modelwright.models.attention import set_attention
 from modelwright.models.starts.freezing import frozen_norms
 from modelwright.objectives import Objective
@@ -31,9 +31,9 @@ from modelwright.parallel.recompute import set_recompute, tell_recompute
 from modelwright.training import checkpoints
 from modelwright.training.checking import better_of, check_fit, monitor_of
 from modelwright.training.due import SavingDue
-from modelwright.training.evaluation import evaluate
+from modelwright.training.evaluation import evaluate_unless
 from modelwright.training.fit import Record, fit
-from modelwright.training.patience import Patience
+from modelwright.training.patience import Patience, check_monitor
 from modelwright.training.reference import reference_of
 from modelwright.training.state import Numbers, State
 from modelwright.training.steps import steps
@@ -42,14 +42,22 @@ from modelwright.training.update import Update
 from modelwright.training.updating import joined, shares
 from modelwright.training.weights import Weights
 
+Note = Callable[[int, NDArray[np.int64]], None]
+
 
 class Prepared:
-    """A training laid out on this rank by a plan: program, optimizer and state, ready to run."""
+    """A training laid out on this rank by a plan: program, optimizer and state, ready to run.
+
+    Attributes:
+        note: told, before each step is computed, its number and the samples that this rank has of it.
+    """
 
     def __init__(self, training: Training, plan: Plan, mesh: Mesh) -> None:
         check_fit(training, plan)
         self.training = training
         self.plan = plan
+        self.note: Note | None = None
+        self._stop = _never
         self.group: Group = mesh.axis("replicate")
         self.program = _laid_out(training, plan, mesh)
         self.updates = _updates(training, plan, self.program)
@@ -58,7 +66,7 @@ class Prepared:
         self.state = State(
             model=self.program.model,
             optimizer=joined([update.optimizer for update in self.updates]),
-            batch=training.batch,
+            batch=training.positions,
             seed=training.seed,
             total=plan.steps,
             averages=self.weights.averages,
@@ -80,34 +88,36 @@ class Prepared:
 
     def loader(self) -> Loader:
         """This rank's micro-batches, from the state's place in the data to its last step."""
-        dataset, batch, group = self.training.data.train, self.training.batch, self.group
+        training, batch, group = self.training, self.state.batch, self.group
         return Loader(
-            dataset,
-            Order(len(dataset), seed=self.training.seed),
+            training.data.train,
+            training.order,
             batch=batch,
             part=(group.rank * batch // group.size, (group.rank + 1) * batch // group.size),
             micro_batch=self.plan.micro_batch,
             position=self.state.samples,
             steps=max(0, self.state.total - self.state.step),
             pin=self.program.device.type == "cuda",
+            note=self.note,
         )
 
     def run(
         self, checkpoint_folder: Path | None, stop: Callable[[], bool], before_save: Callable[[], None] = lambda: None
-    ) -> Iterator[Record]:
+    ) -> Generator[Record, None, None]:
         """Train to the end of the budget, evaluating and saving on the way.
 
         ``before_save`` puts away what was yielded so far: a run that is killed goes on from a checkpoint, and what
         went before would be missing.
         """
         saving, evaluation = self.training.saving, self.training.evaluation
+        self._stop = stop
         training = steps(self.updates, self.loader(), self.state, self.group, lambda: stop() or self.ended)
         return fit(
             training,
             self.state,
             evaluate=self.evaluate if self.training.data.held_out is not None else None,
             evaluate_every=evaluation.every,
-            save=(lambda: self._save(checkpoint_folder, before_save)) if checkpoint_folder is not None else None,
+            saver=self._saver(checkpoint_folder, before_save) if checkpoint_folder is not None else None,
             save_due=SavingDue(saving, self.state, self.group),
             judge=self._judge,
             ended=lambda: self.ended,
@@ -158,12 +168,16 @@ class Prepared:
                 best_step=self.patience.best_step,
             )
 
-    def evaluate(self, whole: bool) -> dict[str, float]:
-        """Score the held-out data, or the part of it that the recipe names; a collective."""
+    def evaluate(self, whole: bool) -> dict[str, float] | None:
+        """Score the held-out data, or the part of it that the recipe names; a collective.
+
+        On the way a wish to stop ends it, with ``None``. At the end of a run everything is saved, and nobody waits.
+        """
         held_out = self.training.data.held_out
         assert held_out is not None
         with self.weights.shown():
-            return evaluate(
+            return evaluate_unless(
+                _never if whole else self._stop,
                 self.program,
                 held_out,
                 self.training.metrics,
@@ -172,13 +186,29 @@ class Prepared:
                 samples=None if whole else self.training.evaluation.samples,
             )
 
-    def _save(self, folder: Path, before_save: Callable[[], None]) -> Path:
+    def _saver(self, folder: Path, before_save: Callable[[], None]) -> checkpoints.Saver:
+        training, monitor = self.training, self.training.evaluation.monitor
+        if training.saving.keep_best and training.evaluation.every and training.data.held_out is not None:
+            check_monitor(monitor, training.metrics)
+        return checkpoints.Saver(
+            self.state,
+            folder,
+            self.group,
+            training.saving,
+            weights=self.weights,
+            monitor=(monitor, better_of(monitor)),
+            before=lambda: self._before_save(before_save),
+        )
+
+    def _before_save(self, before_save: Callable[[], None]) -> None:
         for update in self.updates:
             update.settle(self.group)
         before_save()
-        enter(Phase.SAVE)
         self.program.synchronise()
-        return checkpoints.save(self.state, folder, self.group, self.training.saving.keep, self.weights)
+
+
+def _never() -> bool:
+    return False
 
 
 def _laid_out(training: Training, plan: Plan, mesh: Mesh) -> ReplicatedProgram:

@@ -109,11 +109,17 @@ class Saving:
         every: steps between two checkpoints; none means by time.
         time: time between two checkpoints, turned into steps once; none means ten minutes, or by steps.
         keep: how many checkpoints are kept; older ones are removed.
+        keep_best: how many of the best are kept beside them, by the held-out score ``evaluation.monitor`` on the way;
+            none are told apart where nothing is scored on the way.
+        to: address of a store that each checkpoint is copied to, such as ``s3://bucket/runs``, and from which a run of
+            this name goes on where it has no checkpoint on the disk; none means the disk alone.
     """
 
     every: Count | None = None
     time: Seconds | None = None
     keep: int = 2
+    keep_best: int = 1
+    to: str | None = None
 
     def __post_init__(self) -> None:
         _positive("every", self.every, "a number of steps, or null")
@@ -123,6 +129,14 @@ class Saving:
                 "checkpoints are made by steps or by time, not both", where="every", remedy="keep one"
             )
         _positive("keep", self.keep, "at least 1, so that there is one to resume from")
+        if self.keep_best < 0:
+            raise ModelwrightError(
+                f"'keep_best' is at least 0, not {self.keep_best}", where="keep_best", remedy="give 0 or more"
+            )
+        if self.to is not None and not self.to.strip("/ "):
+            raise ModelwrightError(
+                "the store has no address", where="to", remedy="write for example  to: s3://bucket/runs"
+            )
 
     @property
     def interval(self) -> float:

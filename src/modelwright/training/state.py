@@ -57,6 +57,7 @@ class State:
         step: attempted so far.
         samples: drawn so far.
         seconds: spent in steps so far, over all sittings.
+        scored: the last step that held-out data was scored after, on the way.
         averages: of the weights, if any.
         numbers_of, tensors_of: further parts by name.
     """
@@ -69,6 +70,7 @@ class State:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
+    scored: int = 0
     averages: Average | None = None
     numbers_of: dict[str, Numbers] = field(default_factory=dict)
     tensors_of: dict[str, Tensors] = field(default_factory=dict)
@@ -125,6 +127,7 @@ class State:
             "samples": self.samples,
             "seed": self.seed,
             "seconds": self.seconds,
+            "scored": self.scored,
         }
 
     def load(
@@ -152,6 +155,7 @@ class State:
         if self.averages is not None:
             self.averages.load(tensors["averages"])
         self.step, self.samples, self.seconds = numbers["step"], numbers["samples"], numbers["seconds"]
+        self.scored = numbers.get("scored", self.step)
 
     def _check_same_parts(self, numbers: dict[str, Any], further: dict[str, Tensor]) -> None:
         """Parts of which nothing was saved would begin anew, and saved ones would be lost, without a word."""
@@ -164,8 +168,8 @@ class State:
             )
 
     def _check_same_order(self, numbers: dict[str, Any]) -> None:
-        """Another batch, seed or total would go on with other samples and another schedule, without a word."""
-        for name in ("batch", "seed", "total"):
+        """Another batch or seed would go on with other samples; how many steps there are in all, the plan says."""
+        for name in ("batch", "seed"):
             if numbers[name] != getattr(self, name):
                 raise ModelwrightError(
                     f"the saved run has {name} {numbers[name]}, this one {getattr(self, name)}",

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from modelwright.data import Splits
+from modelwright.data import Ordering, Sampling, Splits
+from modelwright.data.sampling.global_sampling import Global
 from modelwright.objectives import Objective
 from modelwright.optim import AverageTechnique, OptimizerTechnique, Schedule
 from modelwright.optim.rules import GroupRule
@@ -36,6 +37,7 @@ class Training:
         updates: several updates by name, each with parameters of its own; empty for one of all parameters.
         averaging: of the weights, or ``None``; the averages are what is scored and kept.
         loss_scale: of precisions that need one.
+        sampling: which samples a step draws.
         seed: of the data order and of dropout.
         evaluation: when and how to score held-out data.
         saving: when to write checkpoints.
@@ -56,10 +58,21 @@ class Training:
     updates: Mapping[str, Updating] = field(default_factory=dict)
     averaging: AverageTechnique | None = None
     loss_scale: DynamicScale = field(default_factory=DynamicScale)
+    sampling: Sampling = field(default_factory=Global)
     seed: int = 0
     evaluation: Evaluation = field(default_factory=Evaluation)
     saving: Saving = field(default_factory=Saving)
     watch: Watch = field(default_factory=Watch)
+
+    @property
+    def positions(self) -> int:
+        """Positions of one step in the order of the training data."""
+        return self.sampling.positions(self.data.train, batch=self.batch)
+
+    @property
+    def order(self) -> Ordering:
+        """Which sample is at each position."""
+        return self.sampling.order(self.data.train, batch=self.batch, seed=self.seed)
 
     @property
     def metrics(self) -> tuple[str, ...]:

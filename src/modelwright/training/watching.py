@@ -1,4 +1,4 @@
-"""What a user decides about seeing: profiles, gradient norms by module, spikes, hangs."""
+"""What a user decides about seeing: profiles, gradient norms by module, spikes, hangs, samples used."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Watch:
         utilisation: count the model's operations and compare them with what the device could do.
         hang: without a sign of life from a worker for so long, say which one stands where; none means never.
         hang_action: what then follows: a warning, or the end of the run.
+        samples: each worker writes down the samples of every step before it computes it, in the run's samples folder.
     """
 
     profile: int | tuple[int, ...] | None = None
@@ -34,6 +35,7 @@ class Watch:
     utilisation: bool = True
     hang: Seconds | None = USUAL_PATIENCE
     hang_action: Literal["warn", "stop"] = "warn"
+    samples: bool = False
 
     def __post_init__(self) -> None:
         for step in self.profiled:

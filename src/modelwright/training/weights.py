@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.optim import AverageTechnique, Optimizer
@@ -44,6 +44,21 @@ class Weights:
     def averaged(self) -> bool:
         """Whether what is to be scored differs from what is in training."""
         return self.averages is not None or bool(self._averaging_optimizers)
+
+    @property
+    def swapped(self) -> bool:
+        """Whether what is to be scored exists only while it takes the place of what is in training."""
+        return bool(self._averaging_optimizers)
+
+    def averaged_tensors(self) -> dict[str, Tensor]:
+        """The averages by name, in the types of the model; none where there are none or they are :attr:`swapped`.
+
+        Mostly the very tensors, not copies.
+        """
+        if self.averages is None:
+            return {}
+        averages, live = self.averages.tensors(), self._model.state_dict()
+        return {name: averages[name].to(tensor.dtype) for name, tensor in live.items()}
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -80,6 +80,53 @@ def test_the_index_stays_on_disk(tmp_path: Path) -> None:
     assert indexed.document(199_999).tolist() == [1]
 
 
+@given(sizes=st.lists(st.lists(st.integers(0, 4), max_size=3), max_size=8), length=st.integers(1, 7), data=st.data())
+def test_beginnings_are_those_of_a_walk(
+    sizes: list[list[int]], length: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Documents of several sequences, some of them empty, against the places that adding up their sizes gives."""
+    prefix = tmp_path_factory.mktemp("indexed") / "x"
+    total = _write_sentences(prefix, sizes)
+    firsts = data.draw(st.lists(st.integers(0, total), max_size=5))
+    begun, place = set(), 0
+    for document in [*sizes, []]:
+        begun.add(place)
+        place += sum(document)
+    pairs = list(zip(*Indexed(prefix).beginnings(np.array(firsts, dtype=np.int64), length), strict=True))
+    assert pairs == sorted(pairs)
+    expected = [(n, column) for n, first in enumerate(firsts) for column in range(length) if first + column in begun]
+    assert sorted(set(pairs)) == expected
+
+
+def _write_sentences(prefix: Path, sizes: list[list[int]]) -> int:
+    """As Megatron does that cuts documents into sentences; by hand. Returns the number of tokens."""
+    flat = [size for document in sizes for size in document]
+    prefix.with_suffix(".bin").write_bytes(bytes(4 * sum(flat)))
+    bounds = np.cumsum([0, *(len(document) for document in sizes)])
+    pointers = 4 * (np.cumsum(flat, dtype=np.int64) - flat) if flat else np.array([], dtype=np.int64)
+    header = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 4, len(flat), len(bounds))
+    index = np.array(flat, dtype="<i4").tobytes() + pointers.astype("<i8").tobytes() + bounds.astype("<i8").tobytes()
+    prefix.with_suffix(".idx").write_bytes(header + index)
+    return sum(flat)
+
+
+def test_beginnings_are_found_without_a_table(tmp_path: Path) -> None:
+    """np.searchsorted would do it in one call, and copy the index at each: it is not aligned in its file."""
+    _write(tmp_path / "x", [[1]] * 200_000, 10)
+    indexed = Indexed(tmp_path / "x")
+    firsts = np.array([0, 77_777, 199_990])
+    indexed.beginnings(firsts, 16)
+    tracemalloc.start()
+    ranges, _ = indexed.beginnings(firsts, 16)
+    _, ours = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    np.searchsorted(np.asarray(indexed._pointers), firsts)
+    _, theirs = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.bincount(ranges).tolist() == [16, 16, 11]
+    assert ours < 50_000 < 1_600_000 <= theirs
+
+
 @pytest.mark.parametrize("number", [-1, 4])
 def test_documents_that_are_not_there(number: int, tmp_path: Path) -> None:
     _write(tmp_path / "x")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
@@ -124,6 +125,23 @@ def test_held_out_windows_see_the_end_of_the_document_before(notes: Path, tmp_pa
     assert 256 in seen[1:]
 
 
+@pytest.mark.parametrize("stride", [None, 3])
+def test_separate_documents_are_told_and_scored_alike(stride: int | None, notes: Path, tmp_path: Path) -> None:
+    data = _data(notes, held_out=0.5, held_out_stride=stride)
+    separate = replace(data, documents="separate")
+    folder = data.prepare(tmp_path / "cache")
+    assert separate.prepare(tmp_path / "cache") == folder  # the same tokens
+    splits, plain = separate.open(folder), data.open(folder)
+    assert splits.held_out is not None and plain.held_out is not None and splits.documents is not None
+    for dataset, other in ((splits.train, plain.train), (splits.held_out, plain.held_out)):
+        everything = np.arange(len(dataset))
+        batch, joined = read(dataset, everything), read(other, everything)
+        assert set(batch) - set(joined) == {"segments", "positions"}
+        assert all(torch.equal(batch[name], joined[name]) for name in joined)
+        assert int((batch["segments"][:, -1]).max()) > 0
+    assert int(batch["bytes"].sum()) == sum(len(text) for _, text in splits.documents)
+
+
 def test_empty_files_and_copies_are_left_out_and_told(notes: Path, tmp_path: Path) -> None:
     (notes / "empty.txt").touch()
     (notes / "same.txt").write_bytes((notes / "deep" / "3.txt").read_bytes())
@@ -199,6 +217,7 @@ def test_a_context_longer_than_the_text_is_refused(notes: Path, tmp_path: Path) 
         ({"held_out": 1.0}, "held_out"),
         ({"held_out": -0.1}, "held_out"),
         ({"held_out_stride": 9}, "held_out_stride"),
+        ({"documents": "apart"}, "documents"),
         ({"files": ()}, "files"),
         ({"tokenizer": "bpe"}, "tokenizer"),
         ({"tokenizer": Byte}, "tokenizer"),
@@ -211,6 +230,6 @@ def test_impossible_settings_are_refused(fields: dict[str, Any], where: str) -> 
 
 
 def test_the_standard_library_is_there_without_its_tests() -> None:
-    names = [name for name, _ in PythonStdlib().documents().files]
+    names = [name for name, _ in PythonStdlib().texts().files]
     assert {"abc.py", "json/decoder.py", "unittest/case.py"} <= set(names)
     assert not [name for name in names if {"test", "tests", "site-packages"} & set(name.split("/"))]

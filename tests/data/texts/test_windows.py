@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from modelwright.base.errors import ModelwrightError
@@ -58,6 +58,68 @@ def test_every_token_is_scored_once(
     places = scored.nonzero()[:, 1] + 1
     expected = np.minimum(np.arange(1, length), context - stride + 1)
     assert (places.numpy() >= expected).all()
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12),
+    context=st.integers(1, 20),
+    data=st.data(),
+)
+def test_documents_in_windows_are_those_of_a_walk_over_the_tokens(
+    sizes: list[int], context: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stride = data.draw(st.none() | st.integers(1, context))
+    assume(sum(sizes) > (context if stride is None else 1))
+    folder = tmp_path_factory.mktemp("windows")
+    documents = (np.array([END, *range(100 * n, 100 * n + size - 1)]) for n, size in enumerate(sizes))
+    write(folder / "x", documents, 10_000)
+    indexed = Indexed(folder / "x")
+    lengths = np.arange(10_000) % 7 * (np.arange(10_000) != END)
+    joined, separate = (TokenWindows(indexed, context, stride, lengths, kind) for kind in ("joined", "separate"))
+    order = data.draw(st.permutations(range(len(joined))))
+    batch, plain = separate.__getitems__(order), joined.__getitems__(order)
+    assert len(separate) == len(joined)
+    assert set(plain) == {"inputs", "targets", "bytes"}
+    assert all(torch.equal(batch[name], plain[name]) for name in plain)
+    expected = [walked(indexed.tokens.tolist(), window * (stride or context), context) for window in order]
+    assert [list(map(list, zip(*row, strict=True))) for row in expected] == [
+        [segments, positions]
+        for segments, positions in zip(batch["segments"].tolist(), batch["positions"].tolist(), strict=True)
+    ]
+    assert {batch[name].dtype for name in ("segments", "positions")} == {torch.int64}
+    # every target once, each from its own document: what follows an end of text is predicted from that alone
+    scored = separate.__getitems__(range(len(separate)))
+    targets = scored["targets"][scored["targets"] != -100].tolist()
+    assert targets == indexed.tokens[1 : len(targets) + 1].tolist()
+    assert len(targets) == (len(indexed.tokens) - 1 if stride else len(separate) * context)
+    assert (scored["positions"][scored["inputs"] == END] == 0)[scored["targets"][scored["inputs"] == END] != -100].all()
+
+
+END = 9_999
+
+
+def walked(tokens: list[int], first: int, context: int) -> list[tuple[int, int]]:
+    """Segment and position of each input, token by token; behind the end begins a segment of its own."""
+    places, segment, position = [], 0, -1
+    for place in range(first, first + context):
+        begins = place == len(tokens) or (place < len(tokens) and tokens[place] == END)
+        segment, position = (segment + 1, 0) if begins and place > first else (segment, position + 1)
+        places.append((segment, position))
+    return places
+
+
+def test_separate_documents_by_example(tmp_path: Path) -> None:
+    write(tmp_path / "x", map(np.array, [[9, 1, 2], [9, 3], [9, 4, 5, 6]]), 10)
+    batch = _all(TokenWindows(Indexed(tmp_path / "x"), 4, documents="separate"))
+    assert batch["inputs"].tolist() == [[9, 1, 2, 9], [3, 9, 4, 5]]
+    assert batch["targets"].tolist() == [[1, 2, 9, 3], [9, 4, 5, 6]]
+    assert batch["segments"].tolist() == [[0, 0, 0, 1], [0, 1, 1, 1]]
+    assert batch["positions"].tolist() == [[0, 1, 2, 0], [0, 0, 1, 2]]
+
+
+def test_another_wish_about_documents_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelwrightError, match="joined or separate, not 'apart'"):
+        TokenWindows(_indexed(tmp_path, list(range(9))), 2, documents="apart")  # type: ignore[arg-type]
 
 
 def test_batches_are_their_own(tmp_path: Path) -> None:

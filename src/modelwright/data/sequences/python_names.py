@@ -37,7 +37,7 @@ class PythonNames(Pairs):
 
     def sources(self) -> dict[str, Source]:
         """The names, in order."""
-        names = sorted({name for _, text in PythonStdlib().documents() for name in _NAME.findall(text)})
+        names = sorted({name for _, text in PythonStdlib().texts() for name in _NAME.findall(text)})
         key = hashlib.sha256(b"\n".join(names)).hexdigest()
         return {"train": Made(key, partial(_rows, names))}
 

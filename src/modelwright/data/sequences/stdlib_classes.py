@@ -87,7 +87,7 @@ class PythonStdlibClasses(LabelledText):
 def _packages() -> dict[str, list[tuple[str, bytes]]]:
     """Packages that have some files with text in them."""
     found: dict[str, list[tuple[str, bytes]]] = {}
-    for name, text in PythonStdlib().documents():
+    for name, text in PythonStdlib().texts():
         package, slash, _ = name.partition("/")
         if slash and text.strip() and package not in _LEFT_OUT:
             found.setdefault(package, []).append((name, text))

@@ -85,7 +85,7 @@ class Indexed:
         total = int(ends[-1]) if len(ends) else 0
         _expect_bytes(_bin(prefix), total * kind.itemsize)
         self.tokens: NDArray[Any] = _mapped(_bin(prefix), kind, total)
-        self._pointers, self._bounds = pointers, bounds
+        self._pointers, self._bounds = np.asarray(pointers), np.asarray(bounds)  # views: they stay on disk
 
     def __len__(self) -> int:
         return max(0, len(self._bounds) - 1)
@@ -96,11 +96,51 @@ class Indexed:
         places = np.append(self._pointers, self.tokens.nbytes) // self.tokens.itemsize
         return np.asarray(places[self._bounds[:-1]], dtype=np.int64)
 
+    def beginnings(self, firsts: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where documents begin within some ranges of tokens.
+
+        Found by bisection of the index where it lies on disk: the time grows with the logarithm of the number of
+        documents, and nothing is kept.
+
+        Args:
+            firsts: the first token of each range, ``[ranges]``.
+            length: tokens in a range; may lead beyond the last token.
+
+        Returns:
+            The number of the range and the place in it, in this order, ``[beginnings]`` each. Behind the last document,
+            where another one would begin, is a beginning too; documents without tokens begin where the next one does.
+        """
+        before, until = np.split(self._bounds_before(np.concatenate([firsts, firsts + length])), 2)
+        counts = until - before
+        ranges = np.repeat(np.arange(len(firsts)), counts)
+        bounds = np.arange(len(ranges)) + np.repeat(before - (np.cumsum(counts) - counts), counts)
+        return ranges, self._places(bounds) - firsts[ranges]
+
     def document(self, number: int) -> NDArray[Any]:
         """Tokens of one document, a view."""
         if not 0 <= number < len(self):
             raise IndexError(f"document {number} of {len(self)}")
         return self.tokens[self._place(self._bounds[number]) : self._place(self._bounds[number + 1])]
+
+    def _bounds_before(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many bounds of documents lie before each place.
+
+        Bisection by hand: the index is not aligned in its file, so ``np.searchsorted`` would copy all of it.
+        """
+        low, high = np.zeros_like(places), np.full_like(places, len(self._bounds))
+        for _ in range(len(self._bounds).bit_length()):
+            middle = np.minimum((low + high) // 2, len(self._bounds) - 1)
+            before = self._places(middle) < places
+            low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
+        return low
+
+    def _places(self, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the sequences at these bounds begin among the tokens."""
+        sequences = self._bounds[bounds]
+        inside = sequences < len(self._pointers)
+        places = np.full(sequences.shape, len(self.tokens), dtype=np.int64)
+        places[inside] = self._pointers[sequences[inside]] // self.tokens.itemsize
+        return places
 
     def _place(self, sequence: int) -> int:
         """Where a sequence begins among the tokens; one past the last sequence begins at their end."""

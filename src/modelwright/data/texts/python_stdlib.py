@@ -24,11 +24,13 @@ class PythonStdlib(Text):
         held_out: part of the files to judge by, in [0, 1). Each file is decided by a hash of its name.
         held_out_stride: tokens from one held-out window to the next; less than ``context`` gives each token
             more text before it, and takes longer. ``None``: ``context``.
+        documents: ``joined``: windows run on from one document to the next, and tokens see the one before;
+            ``separate``: tokens see their own document only, and positions begin anew in each.
         tokenizer: what makes tokens; learnt from the training files only.
         seed: chooses which files are held out.
     """
 
-    def documents(self) -> Files:
+    def texts(self) -> Files:
         """The files, named by their path within the library.
 
         Raises:

@@ -25,7 +25,7 @@ from modelwright.data.manifest import read_manifest, write_manifest
 from modelwright.data.texts import indexed as megatron
 from modelwright.data.texts.documents import Texts, held_out_names
 from modelwright.data.texts.indexed import Indexed
-from modelwright.data.texts.windows import TokenWindows
+from modelwright.data.texts.windows import Packing, TokenWindows, check_packing
 from modelwright.data.tokenizers.tokenizing import check_tokenizer, tokenizer_settings
 
 FORMAT = 1  # raise it when the same text gives other files
@@ -43,6 +43,8 @@ class Text(ABC):
         held_out: part of the files to judge by, in [0, 1). Each file is decided by a hash of its name.
         held_out_stride: tokens from one held-out window to the next; less than ``context`` gives each token
             more text before it, and takes longer. ``None``: ``context``.
+        documents: ``joined``: windows run on from one document to the next, and tokens see the one before;
+            ``separate``: tokens see their own document only, and positions begin anew in each.
         tokenizer: what makes tokens; learnt from the training files only.
         seed: chooses which files are held out.
     """
@@ -50,11 +52,13 @@ class Text(ABC):
     context: int = 256
     held_out: float = 0.05
     held_out_stride: int | None = None
+    documents: Packing = "joined"
     tokenizer: Annotated[object, TOKENIZERS] = field(default_factory=lambda: TOKENIZERS.resolve("bpe")())
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_tokenizer(self.tokenizer)
+        check_packing(self.documents)
         if self.context < 1:
             raise ModelwrightError(f"a context of {self.context} tokens is none", where="context")
         if not 0 <= self.held_out < 1:
@@ -70,7 +74,7 @@ class Text(ABC):
             )
 
     @abstractmethod
-    def documents(self) -> Texts:
+    def texts(self) -> Texts:
         """The files, or rows, to take text from.
 
         Raises:
@@ -83,7 +87,7 @@ class Text(ABC):
         Raises:
             ModelwrightError: no text, a file cannot be read, or the disk is full.
         """
-        documents = _Distinct(self.documents())
+        documents = _Distinct(self.texts())
         documents.report(self.held_out)
         settings = {"format": FORMAT, "tokenizer": tokenizer_settings(self.tokenizer)}
         settings |= {"held_out": self.held_out, "seed": self.seed, "documents": documents.hashes}
@@ -103,9 +107,9 @@ class Text(ABC):
         if names:
             indexed = Indexed(folder / "held_out")
             stride = self.held_out_stride or self.context
-            held_out = TokenWindows(indexed, self.context, stride, tokenizer.token_bytes())
+            held_out = TokenWindows(indexed, self.context, stride, tokenizer.token_bytes(), self.documents)
             documents = _Decoded(names, indexed, tokenizer)
-        train = TokenWindows(Indexed(folder / "train"), self.context)
+        train = TokenWindows(Indexed(folder / "train"), self.context, documents=self.documents)
         return Splits(train, held_out, {"vocabulary": tokenizer.vocabulary}, tokenizer, documents)
 
     @property
@@ -198,7 +202,7 @@ def _write(prefix: Path, documents: Iterable[tuple[str, bytes]], tokenizer: Toke
 def _begun(tokens: NDArray[Any], end_of_text: int) -> NDArray[Any]:
     """Tokens after an end of text: a document's first one is predicted too, and sees that a text begins.
 
-    It is no clean start: windows run across documents, so the end of the one before is still in sight.
+    It is no clean start where documents are joined: the end of the one before is still in sight.
     """
     return np.concatenate([[end_of_text], tokens])
 

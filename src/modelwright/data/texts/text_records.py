@@ -20,6 +20,8 @@ class TextRecords(Text):
         text: the column that holds the text.
         root: the folder that patterns start from.
         held_out: part of the rows to judge by, in [0, 1). Each row is decided by a hash of its file and line.
+        documents: ``joined``: windows run on from one row to the next, and tokens see the one before; ``separate``:
+            tokens see their own row only, and positions begin anew in each.
         seed: chooses which rows are held out.
     """
 
@@ -32,7 +34,7 @@ class TextRecords(Text):
         if not self.files:
             raise ModelwrightError("no files are named", where="files", remedy="files: ['corpus/*.jsonl']")
 
-    def documents(self) -> RowTexts:
+    def texts(self) -> RowTexts:
         """The rows, named by file and line.
 
         Raises:

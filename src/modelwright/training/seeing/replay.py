@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelwright.data.order import Order
+from modelwright.data.batches import there
 from modelwright.training.prepared import Prepared
 
 
@@ -68,17 +68,23 @@ def rewound(prepared: Prepared, number: int) -> Iterator[None]:
 
 def micro_batches(prepared: Prepared) -> list[MicroBatch]:
     """This rank's micro-batches of the step before which the training stands."""
-    group, batch = prepared.group, prepared.training.batch
-    loaded = prepared.loader().step(0)
-    lengths = [len(next(iter(part.values()))) for part in loaded]
-    first = prepared.state.samples + group.rank * batch // group.size
-    order = Order(len(prepared.training.data.train), seed=prepared.training.seed)
-    found = []
-    for place, (part, length) in enumerate(zip(loaded, lengths, strict=True)):
-        positions = np.arange(first, first + length)
-        found.append(MicroBatch(place, prepared.program.place(part), positions, order(positions)))
-        first += length
+    positions, samples = _drawn(prepared)
+    found, first = [], 0
+    for place, part in enumerate(prepared.loader().step(0)):
+        here = slice(first, first + len(next(iter(part.values()))))
+        found.append(MicroBatch(place, prepared.program.place(part), positions[here], samples[here]))
+        first = here.stop
     return found
+
+
+def _drawn(prepared: Prepared) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Positions and indices of this rank's samples of the step, without the holes."""
+    group, state, training = prepared.group, prepared.state, prepared.training
+    begin, end = (rank * state.batch // group.size for rank in (group.rank, group.rank + 1))
+    positions = np.arange(state.samples + begin, state.samples + end)
+    samples = training.order(positions)
+    held = there(training.data.train, samples)
+    return positions[held], samples[held]
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The verb ``data``: build shards of tokens, check them, count them, look at them."""

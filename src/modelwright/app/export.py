@@ -1,0 +1,178 @@
+"""The verb ``export``: weights of a kept checkpoint as a file for others. No process group, no data."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from torch import nn
+
+from modelwright.app.assemble import assemble
+from modelwright.app.display import Whole, table
+from modelwright.app.kept import kept_checkpoint
+from modelwright.app.trust import check_trust
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.files import make_folder
+from modelwright.base.units import bytes_text
+from modelwright.export import FORMATS, ExportFormat
+from modelwright.models.source import load_weights, read_weights
+from modelwright.runs import Run
+from modelwright.runs.environment import package_version
+from modelwright.runs.weights import best_checkpoint, newest_weights, step_of, weights_of
+
+_STEP = re.compile(r"(?:step-)?(\d+)")
+_LIVE = "model.safetensors"
+_ENDINGS = {"safetensors": ".safetensors"}
+
+
+def export(
+    name: str,
+    *,
+    folder: Path,
+    checkpoint: str = "newest",
+    form: str = "safetensors",
+    out: Path | None = None,
+    raw: bool = False,
+    force: bool = False,
+    trust: bool = False,
+) -> dict[str, Any]:
+    """Write the weights of a run.
+
+    Args:
+        name: of the run, or its path.
+        folder: where runs lie.
+        checkpoint: ``newest``, ``best`` (by the held-out score on the way), or the step of a kept one.
+        form: a name of :data:`modelwright.export.FORMATS`.
+        out: where to; among the run's artifacts where it is ``None``.
+        raw: the weights in training, where those to be scored are averages.
+        force: replace what is there.
+        trust: run foreign code that a run from elsewhere names; formats that need the module build it.
+
+    Returns:
+        ``run``, ``step``, ``weights`` (which ones), ``format``, ``out``, ``bytes``.
+
+    Raises:
+        ModelwrightError: no such run or checkpoint, something is there already, or the format does not fit the model.
+    """
+    run = Run.open(name, folder)
+    write: ExportFormat = FORMATS.resolve(form)
+    found = _found(run, checkpoint, raw)
+    path = out or _place(run, found, form)
+    _make_room(path, force)
+    facts = _facts(run, found)
+    write(path, read_weights(found.path), lambda: _model(run, found.path, trust), facts)
+    told = {"run": str(run.path), "step": found.step, "weights": found.kind}
+    return {**told, "format": form, "out": str(path), "bytes": _size(path)}
+
+
+def exported(facts: dict[str, Any]) -> RenderableType:
+    """An export as a table."""
+    rows = {"weights": f"of step {facts['step']}, {facts['weights']}", "format": facts["format"]}
+    return table("What was exported", {**rows, "out": Whole(facts["out"]), "size": bytes_text(facts["bytes"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Weights on the disk.
+
+    Attributes:
+        path: the safetensors file.
+        step: they are of.
+        kind: ``final``, ``averaged`` or ``in training``.
+    """
+
+    path: Path
+    step: int
+    kind: str
+
+
+def _found(run: Run, checkpoint: str, raw: bool) -> _Found:
+    if checkpoint == "newest" and not raw:
+        path, step = newest_weights(run)
+        return _Found(path=path, step=step, kind="final" if path.parent == run.artifacts else _kind(path))
+    chosen = kept_checkpoint(run, _step(run, checkpoint), "--checkpoint")
+    path = chosen / _LIVE if raw else weights_of(chosen)
+    return _Found(path=path, step=step_of(chosen.name), kind="in training" if raw else _kind(path))
+
+
+def _kind(path: Path) -> str:
+    return "in training" if path.name == _LIVE and path.parent.name.startswith("step-") else "averaged"
+
+
+def _step(run: Run, checkpoint: str) -> int | None:
+    if checkpoint == "newest":
+        return None
+    if checkpoint == "best":
+        return _best_step(run)
+    if match := _STEP.fullmatch(checkpoint):
+        return int(match[1])
+    raise ModelwrightError(
+        f"'{checkpoint}' is no checkpoint", where="--checkpoint", remedy="write newest, best, or a step such as 500"
+    )
+
+
+def _best_step(run: Run) -> int:
+    best = best_checkpoint(run.checkpoints)
+    if best is None:
+        raise ModelwrightError(
+            f"of the run '{run.name}' no checkpoint is told to be the best",
+            where="--checkpoint",
+            remedy="take newest, or a step; scores on the way tell the best: evaluation.every=N",
+        )
+    return step_of(best.name)
+
+
+def _place(run: Run, found: _Found, form: str) -> Path:
+    raw = "-raw" if found.kind == "in training" and found.path.parent.joinpath("shown").is_dir() else ""
+    stem = "model" if form in _ENDINGS else form.replace(":", "-")
+    return run.artifacts / f"{stem}-step-{found.step}{raw}{_ENDINGS.get(form, '')}"
+
+
+def _make_room(path: Path, force: bool) -> None:
+    make_folder(path.parent)
+    if not path.exists():
+        return
+    if not force:
+        raise ModelwrightError(
+            "something is there already", where=str(path), remedy="choose another place with --out, or add --force"
+        )
+    if path.is_dir():
+        _check_export(path)
+        shutil.rmtree(path)
+
+
+def _check_export(folder: Path) -> None:
+    """Whole folders are not replaced unseen: only one that looks like what this verb writes."""
+    if not (folder / "config.json").is_file() or any(entry.is_dir() for entry in folder.iterdir()):
+        raise ModelwrightError(
+            "this folder is no earlier export, so it is not replaced", where=str(folder), remedy="choose another --out"
+        )
+
+
+def _facts(run: Run, found: _Found) -> dict[str, str]:
+    recipe = run.recipe()
+    return {
+        "modelwright": package_version("modelwright"),
+        "run": run.name,
+        "run_id": run.record.id,
+        "step": str(found.step),
+        "weights": found.kind,
+        "recipe_sha256": hashlib.sha256(recipe.encode()).hexdigest() if recipe else "",
+    }
+
+
+def _model(run: Run, weights: Path, trust: bool) -> nn.Module:
+    check_trust(run, trust)
+    model = assemble(run, with_data=False, begin=False).model
+    load_weights(model, weights)
+    return model
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,140 @@
+"""The first state of a branch: that of its parent's checkpoint, as far as it fits what is trained now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from modelwright.base.errors import ModelwrightError
+from modelwright.base.files import read_json
+from modelwright.recipe.changes import Change, below
+from modelwright.training.checkpoints import read_tensors
+from modelwright.training.prepared import Prepared
+
+_PLACE_STAYS = ("data.cache", "data.cache_bytes", "data.on_damage")
+_OTHER_MOMENTS = ("optimizer.use", "updates", "freeze")
+_HANGS_ON = {
+    "averages": ("averaging",),
+    "best": ("evaluation", "objective", "data"),
+    "patience": ("evaluation", "objective", "data"),
+    "reference": ("objective",),
+    "loss-scale": ("loss_scale", "plan.precision", "updates"),
+    "schedule": ("schedule", "updates", "evaluation", "objective", "data"),
+}
+"""Which parts of the state go with which parts of the recipe."""
+
+
+def inherit(prepared: Prepared, checkpoint: Path, found: Sequence[Change]) -> list[str]:
+    """Load into ``prepared`` what fits of a parent's checkpoint.
+
+    Args:
+        prepared: the branch, laid out and not yet trained.
+        checkpoint: of the parent, whole.
+        found: what the branch's recipe has otherwise.
+
+    Returns:
+        What does not go on, in words.
+
+    Raises:
+        ModelwrightError: the weights do not fit the model.
+    """
+    state, numbers = prepared.state, read_json(checkpoint / "state.json")
+    heirs = _Heirs(found, numbers.get("parts", {}))
+    own = state.numbers()
+    further = _read(checkpoint / "further.safetensors")
+    parts = {name: heirs.parts[name] if heirs.keeps(name) else part for name, part in own["parts"].items()}
+    moments = _read(checkpoint / "optimizer.safetensors")
+    if moments and not _moments_fit(found, moments):
+        heirs.dropped.append("the optimizer's moments: they begin anew")
+        moments = {}
+    same_order = {name: own[name] for name in ("batch", "seed", "total")}
+    weights = _loaded_weights(prepared, checkpoint)
+    tensors = {**_fresh_averages(prepared), **{name: tensor for name, tensor in further.items() if heirs.has(name)}}
+    state.load(weights, moments, {**numbers, **same_order, "parts": parts}, tensors)
+    if place_is_lost(found):
+        state.samples = 0
+        heirs.dropped.append("the place in the data, which is other data: it is read from its beginning")
+    return heirs.dropped
+
+
+def place_is_lost(found: Sequence[Change]) -> bool:
+    """Whether the data is other data, in which the place of the old one means nothing."""
+    return any(below(change.path, ("data",)) and not below(change.path, _PLACE_STAYS) for change in found)
+
+
+class _Heirs:
+    """Which parts go on; what does not is noted once."""
+
+    def __init__(self, found: Sequence[Change], parts: dict[str, Any]) -> None:
+        self.parts = parts
+        self.dropped: list[str] = []
+        self._found = found
+        self._gone: set[str] = set()
+
+    def keeps(self, name: str) -> bool:
+        """Whether the numbers of this part go on."""
+        return name in self.parts and self._fits(name)
+
+    def has(self, path: str) -> bool:
+        """Whether the tensor ``PART/NAME`` goes on."""
+        return self._fits(path.partition("/")[0])
+
+    def _fits(self, name: str) -> bool:
+        kind = name.rpartition(".")[2]
+        if not any(below(change.path, _HANGS_ON.get(kind, ())) for change in self._found):
+            return True
+        if name not in self._gone:
+            self._gone.add(name)
+            self.dropped.append(f"{name}: begins anew")
+        return False
+
+
+def _loaded_weights(prepared: Prepared, checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of the checkpoint, put into the model too: averages that begin anew begin from them."""
+    weights = read_tensors(checkpoint / "model.safetensors")
+    own = prepared.state.model_tensors()
+    wrong = [*(own.keys() ^ weights.keys()), *(name for name in own.keys() & weights if _differ(own, weights, name))]
+    if wrong:
+        raise ModelwrightError(
+            f"the checkpoint's weights do not fit this model: {', '.join(sorted(wrong)[:5])}",
+            where="model",
+            remedy="leave its sizes and number formats as they are; or begin a run with  start: {run: ...}, which can "
+            "leave out a head, rename and cast",
+        )
+    prepared.state.model.load_state_dict(weights)
+    return weights
+
+
+def _differ(own: dict[str, Tensor], weights: dict[str, Tensor], name: str) -> bool:
+    return own[name].shape != weights[name].shape or own[name].dtype != weights[name].dtype
+
+
+def _fresh_averages(prepared: Prepared) -> dict[str, Tensor]:
+    averaging = prepared.training.averaging
+    if averaging is None:
+        return {}
+    state = averaging.build(prepared.program.model.state_dict(keep_vars=True)).state()
+    return {f"averages/{name}": tensor for name, tensor in state.items()}
+
+
+def _moments_fit(found: Sequence[Change], moments: dict[str, Tensor]) -> bool:
+    """Moments go on with other numbers of the same optimizer, but not with other parameters or another rule."""
+    if any(below(change.path, _OTHER_MOMENTS) for change in found):
+        return False
+    if any(below(change.path, ("groups",)) for change in found):
+        return not any(name.startswith("param_groups/") for name in moments)
+    settings = [change for change in found if below(change.path, ("optimizer",))]
+    return all(_is_number(change.before) and _is_number(change.after) for change in settings)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_number, value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return read_tensors(path) if path.exists() else {}

@@ -1,0 +1,1 @@
+"""Mixtures: several sources as one, each in its exact share at every place."""

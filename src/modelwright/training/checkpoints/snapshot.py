@@ -1,0 +1,74 @@
+"""Snapshot: one consistent state in the host's memory, from which a checkpoint is written while training goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from modelwright.runs.weights import SHOWN
+from modelwright.training.checkpoints.arena import Arena
+from modelwright.training.state import State
+from modelwright.training.weights import Weights
+
+FORMAT = 1
+MODEL, OPTIMIZER, FURTHER = "model.safetensors", "optimizer.safetensors", "further.safetensors"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint holds.
+
+    Attributes:
+        step: after so many steps.
+        files: tensors in the host's memory, by name, by the file that they go to.
+        numbers: the text of ``state.json``.
+        arrived: returns once the tensors are there.
+    """
+
+    step: int
+    files: Mapping[str, Mapping[str, Tensor]]
+    numbers: str
+    arrived: Callable[[], None]
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint's folder."""
+        return f"step-{self.step:08d}"
+
+
+class Snapshot:
+    """Takes states one after another into the same memory, of the size of one state."""
+
+    def __init__(self) -> None:
+        self._live, self._shown = Arena(), Arena()
+
+    def take(self, state: State, weights: Weights | None = None) -> Contents:
+        """Copy the whole state as it is now; the one taken before is overwritten.
+
+        Where the weights to be scored are not those in training, ``weights`` gives them too.
+        """
+        files, live_arrived = self._live.copy(_files(state, weights))
+        shown_arrived = live_arrived
+        if weights is not None and weights.swapped:
+            with weights.shown():
+                shown, shown_arrived = self._shown.copy({SHOWN: state.model_tensors()})
+            files |= shown
+        numbers = json.dumps({"format": FORMAT, **state.numbers()}, indent=2, ensure_ascii=False, allow_nan=False)
+
+        def arrived() -> None:
+            live_arrived()
+            shown_arrived()
+
+        return Contents(state.step, files, f"{numbers}\n", arrived)
+
+
+def _files(state: State, weights: Weights | None) -> dict[str, dict[str, Tensor]]:
+    files = {MODEL: state.model_tensors(), OPTIMIZER: state.optimizer_tensors()}
+    if further := state.further_tensors():
+        files[FURTHER] = further
+    if weights is not None and (averages := weights.averaged_tensors()):
+        files[SHOWN] = averages
+    return files
