@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import re
@@ -322,7 +323,8 @@ def account(drawn: np.ndarray[Any, Any], length: int) -> tuple[int, int]:
 def difference(found: Sequence[float], expected: Sequence[float]) -> float:
     if len(found) != len(expected):
         return float("inf")
-    return max(abs(one - other) for one, other in zip(found, expected, strict=True))
+    apart = [abs(one - other) for one, other in zip(found, expected, strict=True)]
+    return max((math.inf if math.isnan(gap) else gap for gap in apart), default=0.0)
 
 
 def summary(trials: Sequence[Trial], elastic: bool, seconds: float) -> dict[str, Any]:

@@ -66,8 +66,16 @@ def test_every_field_is_told(name: str) -> None:
         tell(PLAN, Plan(**{**vars(PLAN), name: other}), 7)
     (event,) = events
     assert event.kind == "replanned" and event.details["step"] == 7
-    assert event.details["exact"] is (name in EXACT)
-    assert ("dropout" in event.message) is (name in ("workers", "micro_batch"))
+    assert event.details["exact"] is (name == "offload")  # of a compiled plan: recomputing fuses otherwise
+    assert ("dropout" in event.message) is (name in ("workers", "micro_batch", "attention", "compile"))
+    assert ("batch norm" in event.message) is (name in ("workers", "micro_batch"))
+
+
+def test_recomputing_changes_no_bit_of_what_is_not_compiled() -> None:
+    eager = Plan(**{**vars(PLAN), "compile": False})
+    with heard() as events:
+        tell(eager, Plan(**{**vars(eager), "recompute": "full"}), 7)
+    assert events[0].details["exact"] is True
 
 
 def test_nothing_is_told_of_nothing() -> None:

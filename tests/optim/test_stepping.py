@@ -81,7 +81,7 @@ def test_torch_has_nothing_to_do_after_the_first_step(monkeypatch: pytest.Monkey
     def refuse(*_: Any) -> None:
         raise AssertionError("torch took the step")
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", refuse)
+    monkeypatch.setattr(torch.optim.AdamW, "_init_group", refuse)  # which torch's own step begins with
     before = [parameter.detach().clone() for parameter in model.parameters()]
     take_step(optimizer)
     assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
@@ -108,6 +108,17 @@ def test_whoever_looks_on_is_told() -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         take_step(optimizer)
     assert any("Optimizer.step#AdamW" in event.name for event in profile.events() or [])
+
+
+def test_a_step_that_is_wrapped_at_its_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = _model(), list[str]()
+    optimizer = _optimizer(torch.optim.AdamW, model)
+    own = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *rest: (seen.append("called"), own(self, *rest))[1])
+    for step in range(3):
+        _gradients(model, step)
+        take_step(optimizer)
+    assert seen == ["called"] * 3
 
 
 def test_a_step_that_torch_masks_is_left_to_it() -> None:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from modelwright.app.assemble import assemble, prepare, tokenizer_of
 from modelwright.app.check import check_launch, check_model, check_techniques
 from modelwright.app.display import announce_plan, announce_run, speaker
-from modelwright.app.extending import Place, check_patience, place_of, seam, total_steps
+from modelwright.app.extending import Place, check_mean, check_patience, place_of, seam, total_steps
 from modelwright.app.inheriting import inherit, place_is_lost
 from modelwright.app.kept import kept_checkpoint
 from modelwright.app.located import located
@@ -188,6 +188,8 @@ def _planned(parent: Run, recipe: Recipe, training: Training, place: Place, foun
             where="budget",
             remedy=f"give a larger budget: budget.steps={2 * place.step}",
         )
+    if not any(below(change.path, ("averaging",)) for change in found):
+        check_mean(recipe, place, plan.steps, total, str(parent.path))
     new = revised(plan, recipe.plan, fields, batch=recipe.batch, cluster=detect(), kernels=kernels)
     return replace(new, steps=total, number=1)
 

@@ -14,7 +14,7 @@ from modelwright.base.cluster import Cluster
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.patterns import matching
 from modelwright.data import Dataset, Sampling, Splits
-from modelwright.data.batches import read
+from modelwright.data.batches import first_there, read
 from modelwright.launch.environment import checked_port
 from modelwright.models.starts.freezing import freeze
 from modelwright.objectives import METRICS, Objective
@@ -169,7 +169,8 @@ def _first(dataset: Dataset, samples: int, kind: str, device: torch.device | Non
     if count == 0:
         raise ModelwrightError(f"the {kind} data is empty", where="data", remedy="give it at least one sample")
     with _placing("data"):
-        return {name: value.to(device or value.device) for name, value in read(dataset, range(count)).items()}
+        batch = read(dataset, first_there(dataset, count))
+        return {name: value.to(device or value.device) for name, value in batch.items()}
 
 
 @contextmanager

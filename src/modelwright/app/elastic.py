@@ -97,6 +97,7 @@ class Worlds:
             return self._after_loss(status.failure, least)
         if self._ended is not None:  # it did all there was to do between two looks
             self._tell_formed()
+        self._in_vain = 0  # this world ended in order: those in vain are no longer in a row
         stands = self._run.status()
         if stands == "finished":
             return None

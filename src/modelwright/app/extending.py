@@ -102,7 +102,7 @@ def check_extension(recipe: Recipe, place: Place, old: int, new: int, run: str) 
         ModelwrightError: the run has stopped early, its mean of weights has begun, or its learning rate would leap.
     """
     check_patience(recipe, place, run)
-    _check_mean(recipe, place, old, new, run)
+    check_mean(recipe, place, old, new, run)
     leaps = [leap for leap in find_leaps(recipe, place.step, old, new) if leap.high]
     if leaps:
         raise _leap_refused(leaps[0], old, new, run)
@@ -179,8 +179,7 @@ def _schedules(recipe: Recipe) -> Iterator[tuple[str, bool, object]]:
 
 
 def _differs(schedule: Schedule, step: int, old: int, new: int) -> bool:
-    past = [*range(0, step, max(1, step // _LOOKED_AT)), step - 1] if step else []
-    return any(schedule.factor(number, old) != schedule.factor(number, new) for number in past)
+    return any(schedule.factor(number, old) != schedule.factor(number, new) for number in range(step))
 
 
 def check_patience(recipe: Recipe, place: Place, run: str) -> None:
@@ -199,8 +198,12 @@ def check_patience(recipe: Recipe, place: Place, run: str) -> None:
         )
 
 
-def _check_mean(recipe: Recipe, place: Place, old: int, new: int, run: str) -> None:
-    """A mean over the last part of a run, which has begun, would take in weights of the middle."""
+def check_mean(recipe: Recipe, place: Place, old: int, new: int, run: str) -> None:
+    """Refuse a mean over the last part of a run, which has begun, and would take in weights of the middle.
+
+    Raises:
+        ModelwrightError: with the steps after which it begins.
+    """
     start = getattr(recipe.averaging, "start", None)
     if not isinstance(start, (int, float)) or steps_until(start, old) == steps_until(start, new):
         return

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import read_json
+from modelwright.data.sampling.global_sampling import Global
 from modelwright.recipe.changes import Change, below
 from modelwright.training.checkpoints import read_tensors
 from modelwright.training.prepared import Prepared
@@ -18,8 +19,8 @@ _PLACE_STAYS = ("data.cache", "data.cache_bytes", "data.on_damage")
 _OTHER_MOMENTS = ("optimizer.use", "updates", "freeze")
 _HANGS_ON = {
     "averages": ("averaging",),
-    "best": ("evaluation", "objective", "data"),
-    "patience": ("evaluation", "objective", "data"),
+    "best": ("evaluation", "objective", "data", "model", "averaging", "optimizer.use"),
+    "patience": ("evaluation", "objective", "data", "model", "averaging", "optimizer.use"),
     "reference": ("objective",),
     "loss-scale": ("loss_scale", "plan.precision", "updates"),
     "schedule": ("schedule", "updates", "evaluation", "objective", "data"),
@@ -57,6 +58,9 @@ def inherit(prepared: Prepared, checkpoint: Path, found: Sequence[Change]) -> li
     if place_is_lost(found):
         state.samples = 0
         heirs.dropped.append("the place in the data, which is other data: it is read from its beginning")
+    elif state.samples % state.batch and not isinstance(prepared.training.sampling, Global):
+        state.samples = -(-state.samples // state.batch) * state.batch
+        heirs.dropped.append("the place in the data: it goes on with a whole step of its own way to draw")
     return heirs.dropped
 
 

@@ -22,7 +22,8 @@ EXACT = ("recompute", "offload")
 """Fields of a plan that change no bit of any result."""
 REFORMED = "re-formed"
 """Among the reasons of a plan that was made for want of workers, by :mod:`modelwright.app.elastic`."""
-_DRAWN = ("workers", "micro_batch")  # Dropout is drawn for each rank, one micro-batch after another.
+# Dropout is drawn for each rank, one micro-batch after another, by the kernels in use.
+_DRAWN = ("workers", "micro_batch", "attention", "compile")
 
 
 def revised(
@@ -97,12 +98,14 @@ def tell(old: Plan, new: Plan, step: int) -> None:
         return
     listed = ", ".join(f"{name} {_shown(new, name)} instead of {_shown(old, name)}" for name in names)
     changed = {name: [getattr(old, name), getattr(new, name)] for name in names}
-    inexact = [name for name in names if name in INEXACT]
+    inexact = [name for name in names if name in INEXACT or (name == "recompute" and new.compile)]
     if not inexact:
         what = f"after step {step} the run goes on with {listed}, which changes no bit of any result"
         emit("replanned", what, step=step, exact=True, changed=changed, plan=new.number)
         return
     drawn = "; dropout, if there is any, draws other numbers" if set(inexact) & set(_DRAWN) else ""
+    if {"workers", "micro_batch"} & set(inexact):
+        drawn += "; batch norm, if there is any, takes its statistics over other samples, which is another training"
     what = (
         f"after step {step} the run goes on with {listed}: the same samples in the same order, but sums are added up "
         f"in another order, so from there on it is no longer the run as begun in every bit ({', '.join(inexact)})"

@@ -130,7 +130,7 @@ def _wished(run: Run, overrides: Sequence[str], called: str) -> _Wish:
 def _revised(run: Run, wish: _Wish) -> Plan:
     """The plan as it is wished now; nothing is written before everything is found to be possible."""
     recipe = wish.loaded.recipe
-    place = place_of(find_newest(run.checkpoints))
+    place = place_of(find_newest(run.checkpoints, recipe.saving.to))
     with located(wish.loaded):
         old = whole_plan(run, recipe.launch)
         plan = _rearranged(run, recipe, old, fields_of(wish.changes))
@@ -165,8 +165,9 @@ def _extended(run: Run, recipe: Recipe, plan: Plan, place: Place, called: str) -
 
 def _tell_elsewhere(run: Run) -> None:
     """Another processor or torch may round otherwise."""
-    before, now = run.environment(), environment()
-    known = ("cpu", "packages.torch")
+    here = detect()
+    before, now = run.environment(), environment(cluster={"device_name": here.device_name})
+    known = ("cpu", "packages.torch", *(("cluster.device_name",) if here.device == "cuda" else ()))
     facts = {name: (_fact(before, name), _fact(now, name)) for name in known}
     changed = {name: list(pair) for name, pair in facts.items() if pair[0] and pair[0] != pair[1]}
     if changed:

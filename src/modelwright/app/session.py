@@ -208,7 +208,8 @@ class Recorder:
     def _step_row(self, step: Step) -> Row:
         losses, first = step.losses, self._prepared.updates[0].name
         memory = self._peak(step)
-        samples = step.number * self._prepared.training.batch  # a step may have more positions, some of them holes
+        whole = self._prepared.state.batch == self._prepared.training.batch  # else some positions are holes
+        samples = step.samples if whole else step.number * self._prepared.training.batch
         row: Row = {
             "kind": "step",
             "step": step.number,

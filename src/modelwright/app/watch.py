@@ -73,8 +73,15 @@ def run_workers(
         if status.failure is not None:
             _fail(status.failure, run)
     report_or_say(run, console)
-    if stopping.signal is not None and run.status() != "finished":
+    if run.status() == "finished":
+        return
+    if stopping.signal is not None:
         raise _stopped(run, plan, stopping.signal)
+    raise RunFailed(
+        "the workers left before the run was finished, though nobody asked for it here",
+        where=str(run.path),
+        remedy=_resume(run),
+    )
 
 
 def _sit(run: Run, worlds: Worlds, news: _News, stopping: StopRequest, console: Console, watch: Watch) -> JobStatus:

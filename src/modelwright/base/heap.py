@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
 _LARGEST_THRESHOLD = 32 * 2**20  # glibc takes no larger one
-_USUAL_TRIM = 128 * 2**10
+# What glibc comes to by itself; with its first 128 KiB, and its adapting now off, each large block would be trimmed.
+_USUAL_TRIM = 2 * _LARGEST_THRESHOLD
 
 
 @contextmanager

@@ -46,6 +46,15 @@ def there(dataset: Dataset, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
     return found
 
 
+def first_there(dataset: Dataset, samples: int) -> NDArray[np.int64]:
+    """Up to ``samples`` in a row, from the first that is no hole; looked for all over the data."""
+    spread = np.unique(np.linspace(0, len(dataset) - 1, 4096).astype(np.int64))
+    here = spread[there(dataset, spread)]
+    begin = int(here[0]) if here.size else 0
+    row = np.arange(begin, min(begin + samples, len(dataset)))
+    return row[there(dataset, row)]
+
+
 def read(dataset: Dataset, positions: Positions) -> Batch:
     """Samples of ``dataset`` at ``positions`` as one batch, samples first.
 

@@ -61,9 +61,15 @@ def describe(deaths: Sequence[Death], logs: Path) -> Failure:
         error=report if told else None,
         exception=_with_last_signs(str(report["what"]), death, logs) if report and not told else None,
         log=log,
-        lost=_lost(deaths) if death.exit.signal else (),
+        lost=_lost(deaths) if _killed(death, deaths) else (),
         step=furthest_step(logs),
     )
+
+
+def _killed(death: Death, deaths: Sequence[Death]) -> bool:
+    """Whether it was the loss of a worker. One that gives up where another raised only lost that peer."""
+    gave_up = death.exit.signal == signal.SIGABRT and any(other.report for other in deaths)
+    return bool(death.exit.signal) and not gave_up
 
 
 def _lost(deaths: Sequence[Death]) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ def _heeds(model: nn.Module, segments: Tensor) -> str:
     """Why not; empty if it does."""
     if model not in _heeding:
         length = min(_LONGEST, max(1, segments.shape[1] // 2))  # no longer than what the model is made for
-        _heeding[model] = _tried(model, torch.arange(2, device=segments.device).repeat_interleave(length).unsqueeze(0))
+        _heeding[model] = _tried(model, torch.arange(2, device=segments.device).repeat_interleave(length).expand(2, -1))
     return _heeding[model]
 
 
@@ -120,11 +120,11 @@ def _watching(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _stirred(model: nn.Module) -> Iterator[None]:
     """With other numbers in matrices that are all zero, which are put back; nothing random is drawn."""
-    empty = [p for p in model.parameters() if p.dim() > 1 and p.is_floating_point() and not p.any()]
+    empty = [p for p in model.parameters() if p.is_floating_point() and not p.any()]
     kept = [parameter.clone() for parameter in empty]
     try:
         for parameter in empty:
-            parameter.copy_(torch.arange(parameter.numel(), device=parameter.device).sin().view_as(parameter))
+            parameter.copy_(torch.arange(1, parameter.numel() + 1, device=parameter.device).sin().view_as(parameter))
         yield
     finally:
         for parameter, before in zip(empty, kept, strict=True):

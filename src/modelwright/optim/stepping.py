@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from modelwright.optim import Optimizer
 from modelwright.optim.joined import Joined
 
 _KINDS = (torch.optim.Adam, torch.optim.AdamW)
+_STEPS = {kind: inspect.unwrap(kind.step) for kind in _KINDS}
 _UNUSED = ("amsgrad", "maximize", "capturable", "differentiable")
 _CPU = torch.device("cpu")
 
@@ -33,6 +35,7 @@ def take_step(optimizer: Optimizer) -> None:
 def _observed(optimizer: Any) -> bool:
     return bool(
         "step" in vars(optimizer)
+        or inspect.unwrap(type(optimizer).step) is not _STEPS[type(optimizer)]
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or hooks._global_optimizer_pre_hooks

@@ -110,11 +110,11 @@ def fit(
                 yield from _scored(state, evaluate, judge, saver)
                 if _unscored(state, evaluate_every):
                     break
+            if saver:
+                yield from _told(saver.written())
             if saver and step is not None and save_due() and state.step < state.total:
                 saver.begin()
                 saved_at = state.step
-            if saver:
-                yield from _told(saver.written())
         if saver and state.step > saved_at:
             saver.begin()
         if saver:

@@ -89,6 +89,8 @@ class Prepared:
     def loader(self) -> Loader:
         """This rank's micro-batches, from the state's place in the data to its last step."""
         training, batch, group = self.training, self.state.batch, self.group
+        # A branch with another batch has taken more steps, or fewer, than its place in the data says.
+        note, ahead = self.note, self.state.step - self.state.samples // batch
         return Loader(
             training.data.train,
             training.order,
@@ -98,7 +100,7 @@ class Prepared:
             position=self.state.samples,
             steps=max(0, self.state.total - self.state.step),
             pin=self.program.device.type == "cuda",
-            note=self.note,
+            note=None if note is None else lambda number, indices: note(number + ahead, indices),
         )
 
     def run(

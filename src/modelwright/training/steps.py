@@ -78,7 +78,9 @@ class Step:
         return int(sum(self._of_updates(2)))
 
     def loss(self, coefficients: Mapping[str, float]) -> float:
-        """The sum of :attr:`losses` with the objective's ``coefficients``: what was minimised."""
+        """The sum of :attr:`losses` with the objective's ``coefficients``, which was minimised; NaN: nothing was."""
+        if self.valid <= 0:
+            return math.nan
         return sum(coefficients.get(self._term(name), 1.0) * value for name, value in self.losses.items())
 
     @property
@@ -120,7 +122,7 @@ def steps(
 def _steps(
     updates: Sequence[Update], batches: Batches, state: State, group: Group, stop: Callable[[], bool]
 ) -> Iterator[Step]:
-    agree, guard = _Agreement(group), _Guard(group)
+    agree, guard = _Agreement(group, updates[0].program.device), _Guard(group)
     for update in updates:
         update.drop_gradients()  # whatever was computed before is of no step
     before = time.perf_counter()
@@ -177,8 +179,8 @@ class _Agreement:
     An accelerator is not waited for: there the answer is read, by every rank alike, one step later.
     """
 
-    def __init__(self, group: Group) -> None:
-        self._group = group
+    def __init__(self, group: Group, device: torch.device) -> None:
+        self._group, self._device = group, device
         self._terms: dict[str, list[str]] = {}
         self._earlier: Reading | None = None
 
@@ -186,9 +188,8 @@ class _Agreement:
         if self._group.size == 1:
             return counts, stop
         places = [(update, term) for update, mine in counts.items() for term in self._known(update, mine)]
-        device = next((count.device for mine in counts.values() for count in mine.values()), self._group.transport)
-        none = torch.zeros((), dtype=torch.float64, device=device)
-        packed = torch.stack([*(counts[update].get(term, none).double() for update, term in places), none + stop])
+        none = torch.zeros((), dtype=torch.float64, device=self._device)
+        packed = torch.stack([*(counts[update].get(term, none).to(none) for update, term in places), none + stop])
         self._group.all_reduce(packed)
         now = Reading([packed[-1]])
         answer, self._earlier = (self._earlier, now) if packed.is_cuda else (now, None)

@@ -57,8 +57,11 @@ class Weights:
         """
         if self.averages is None:
             return {}
-        averages, live = self.averages.tensors(), self._model.state_dict()
-        return {name: averages[name].to(tensor.dtype) for name, tensor in live.items()}
+        averages, live = self.averages.tensors(), self._model.state_dict(keep_vars=True)
+        return {
+            name: averages[name].to(tensor.dtype) if isinstance(tensor, nn.Parameter) else tensor.detach()
+            for name, tensor in live.items()
+        }
 
     @contextmanager
     def shown(self) -> Iterator[None]:

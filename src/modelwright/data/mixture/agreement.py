@@ -11,6 +11,7 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.data import Documents, Splits, Tokenizer
 from modelwright.data.mixture.joined import Joined, Mixed
 from modelwright.data.mixture.schedule import Schedule
+from modelwright.data.tables.encoder import TableEncoder
 
 _TOKENIZER = "tokenizer.json"
 
@@ -68,7 +69,7 @@ def _check_tokenizers(tokenizers: Mapping[str, Tokenizer | None]) -> None:
 
 def _check_encoders(parts: Mapping[str, Splits]) -> None:
     for name, part in parts.items():
-        if part.encoder is not None and len(parts) > 1:
+        if isinstance(part.encoder, TableEncoder) and len(parts) > 1:
             raise ModelwrightError(
                 f"the source '{name}' is a table that is encoded by its own means, spreads and categories",
                 where=f"sources.{name}",

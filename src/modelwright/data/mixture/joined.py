@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset, Ordering
-from modelwright.data.batches import alike, decodes, read, there
+from modelwright.data.batches import alike, decodes, first_there, read, there
 from modelwright.data.mixture.fields import check_fields
 from modelwright.data.mixture.order import MixtureOrder, order_of
 from modelwright.data.mixture.schedule import Schedule
@@ -45,7 +45,8 @@ class Joined:
         ends = list(accumulate(map(len, self._datasets)))
         self._ends = np.array(ends, dtype=np.int64)
         self.begins = dict(zip(self._names, [0, *ends[:-1]], strict=True))
-        check_fields({name: read(dataset, [0]) for name, dataset in datasets.items() if _has_first(dataset)})
+        first = {name: first_there(dataset, 1) for name, dataset in datasets.items()}
+        check_fields({name: read(datasets[name], place) for name, place in first.items() if len(place)})
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -124,10 +125,6 @@ def _check(name: str, dataset: Dataset) -> None:
             where=f"sources.{name}",
             remedy="set the length that its samples are padded to; a data set of your own says  alike = True",
         )
-
-
-def _has_first(dataset: Dataset) -> bool:
-    return bool(there(dataset, np.zeros(1, dtype=np.int64))[0])
 
 
 def _put_together(batches: list[Batch], places: list[NDArray[np.int64]], length: int) -> Batch:

@@ -99,6 +99,7 @@ class ShardCache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
+        self._checked: set[str] = set()
 
     def take(self, shard: Shard, store: Store) -> Held:
         """The shard, downloaded if need be; nobody evicts it before it is closed.
@@ -112,6 +113,7 @@ class ShardCache:
         while True:
             lock = Lock(self._lock(key), fcntl.LOCK_SH)
             if (self._folder / key).is_dir():
+                self._check(key, shard)
                 with suppress(OSError):  # it only makes the shard younger
                     os.utime(self._folder / key)
                 return Held(self._folder / key, lock)
@@ -134,6 +136,21 @@ class ShardCache:
                     _fetch(file, store, temporary / file.name)
                 with Lock(self._folder / _ROOM, fcntl.LOCK_EX), speaking(temporary):
                     temporary.rename(self._folder / key)
+                self._checked.add(key)
+
+    def _check(self, key: str, shard: Shard) -> None:
+        """Compare hashes of what an earlier process downloaded, once in this one."""
+        if key in self._checked:
+            return
+        for file in shard.files:
+            path = self._folder / key / file.name
+            if not path.is_file() or path.stat().st_size != file.bytes or file_hash(path) != file.sha256:
+                raise ModelwrightError(
+                    "a downloaded shard was altered in the cache",
+                    where=str(path),
+                    remedy=f"remove the folder {path.parent}; it is fetched again",
+                )
+        self._checked.add(key)
 
     @contextmanager
     def _room(self, key: str, need: int, patience: float) -> Iterator[Path]:

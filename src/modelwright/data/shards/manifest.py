@@ -178,7 +178,7 @@ def _files(entries: Mapping[str, Mapping[str, Any]]) -> tuple[File, ...]:
 def _plain(name: object) -> str:
     """A name that leads nowhere else: a manifest may come from a stranger."""
     text = str(name)
-    if not text or text in {".", ".."} or not _LEADS.isdisjoint(text):
+    if not text or text in {".", ".."} or not _LEADS.isdisjoint(text) or not text.isprintable():
         raise ValueError(f"{text!r} is no plain name of a file")
     return text
 

@@ -114,8 +114,7 @@ class TokenShards:
         store = open_store(self.path)
         manifest = parse((folder / _COPY).read_bytes(), str(folder / _COPY))
         left_out = shards_of(Damage(**each) for each in read_json(folder / _DAMAGE))
-        if store.folder is not None:
-            self._check_sizes(store, manifest, left_out)
+        self._check_unchanged(store, manifest, left_out, folder.parent)
         tokenizer = load_tokenizer(manifest, folder)
         opening = self._opening(store, folder)
         train = opening.train(manifest.splits["train"], left_out)
@@ -192,15 +191,24 @@ class TokenShards:
             samples=lost,
         )
 
-    def _check_sizes(self, store: Store, manifest: Manifest, left_out: frozenset[str]) -> None:
+    def _check_unchanged(self, store: Store, manifest: Manifest, left_out: frozenset[str], cache: Path) -> None:
+        """Of a folder: sizes always; hashes where a file is not the one that was compared before."""
+        if store.folder is None:
+            return
         found = [each for each in wrong_sizes(manifest, store.sizes()) if each.shard and each.shard not in left_out]
+        if not found:
+            gone = [Damage(s.name, f.name, "") for _, s in manifest.shards if s.name in left_out for f in s.files]
+            found = [each for each in self._altered(store, store.folder, manifest, gone, cache) if each.shard]
         raise_all([damage.error(store, "restore the file; it was whole when the run began") for damage in found])
 
 
 def _stamp(path: Path) -> list[object]:
     """What tells one state of a file from another, without reading it."""
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns]
+    try:
+        stat = path.stat()
+    except OSError:
+        return [str(path), -1, -1]  # a tokenizer's file may be gone: the run has a copy
+    return [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _write_notes(folder: Path, *, store: Store, content: bytes, manifest: Manifest, damages: Sequence[Damage]) -> None:

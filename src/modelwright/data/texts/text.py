@@ -121,7 +121,7 @@ class Text(ABC):
         held_out = held_out_names(documents.names, self.held_out, self.seed)
         names = {
             "train": [name for name in documents.names if name not in held_out],
-            "held_out": sorted(held_out),
+            "held_out": [name for name in documents.names if name in held_out],
         }
         tokenizer: Tokenizer = self._technique.train(text for _, text in documents.read(names["train"]))
         tokenizer.save(folder)

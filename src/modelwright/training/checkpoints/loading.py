@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,22 @@ def load_newest(state: State, folder: Path, group: Group, to: str | None = None)
         elif any(damages):
             raise _unseen(path, damages)
         else:
+            if place == AWAY:
+                _check_same_run(saved, state, path, group)
             saved.into(state)
             return path
     return None
 
 
-def find_newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; damaged ones are named by events."""
-    for path in list_checkpoints(folder):
+def find_newest(folder: Path, to: str | None = None) -> Path | None:
+    """The newest whole checkpoint, fetched from the store ``to`` if need be; damaged ones are named by events."""
+    store, found = _look(folder, to)
+    for name, place in found:
+        path = folder / name
+        if place == AWAY:
+            if _fetch(store, name, folder):
+                return path
+            continue
         damage = find_damage(path)
         if damage is None:
             return path
@@ -171,6 +180,20 @@ def _fetch(store: CheckpointStore | None, name: str, folder: Path) -> bool:
     message = f"{name} is fetched from {store.where(name)}"
     emit("checkpoint-fetched", message, level="warning", path=str(folder / name), store=store.where(name))
     return True
+
+
+def _check_same_run(saved: _Saved, state: State, path: Path, group: Group) -> None:
+    """A store may hold a run of the same name, of another folder or machine."""
+    theirs = saved.numbers.get("total")
+    if theirs == state.total:
+        return
+    if group.rank == 0:
+        shutil.rmtree(path)  # every rank has read it: their damages were gathered
+    raise ModelwrightError(
+        f"the store has a run of this name of {theirs} steps, and this one has {state.total}",
+        where=str(path),
+        remedy="give the run another name, or empty the store's folder",
+    )
 
 
 def _tell(path: Path, damage: str, group: Group) -> None:

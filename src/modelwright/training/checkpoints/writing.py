@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from modelwright.base.files import make_folder, speaking, write_json
+from modelwright.base.files import make_folder, replacing, speaking, write_json
 from modelwright.training.checkpoints.keeping import Score
 from modelwright.training.checkpoints.snapshot import FORMAT, Contents
 from modelwright.training.checkpoints.tensor_file import write_tensors
@@ -57,8 +57,10 @@ def _fill(folder: Path, contents: Contents, score: Score | None) -> None:
         file = folder / name
         file.parent.mkdir(exist_ok=True)
         files[name] = write_tensors(tensors, file)
+        flush_folder(file.parent)
     text = contents.numbers.encode()
-    (folder / "state.json").write_bytes(text)
+    with replacing(folder / "state.json") as temporary:
+        temporary.write_bytes(text)
     files["state.json"] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
     scored = {} if score is None else {"score": score.to_json()}
     write_json(folder / "manifest.json", {"format": FORMAT, **scored, "files": dict(sorted(files.items()))})
