@@ -247,26 +247,29 @@ def lit_images(workers: int, folder: Path, batch: int) -> Pairs:
         yield taken["images"], taken["labels"]  # type: ignore[call-overload]
 
 
+def rivals(samples: type[Any], litdata_arm: Any, datasets_arm: Any) -> dict[str, dict[str, Any]]:
+    """Each library at several settings."""
+    return {
+        "torch DataLoader": {
+            f"{'lists' if batched else 'one by one'}, {workers} workers": partial(
+                torch_loader, samples, workers, batched
+            )
+            for batched in (True, False)
+            for workers in (0, 1, 2)
+        },
+        "litdata": {f"{workers} workers": partial(litdata_arm, workers) for workers in (0, 1, 2)},
+        "datasets": {f"format {form}, lists": partial(datasets_arm, form) for form in ("torch", "numpy")},
+    }
+
+
 TOKEN_ARMS: dict[str, dict[str, Any]] = {
     "bare gather, rows of a view": {"": bare_rows},
     "bare gather, numpy.take": {"": bare_take},
     "modelwright": {"every step logged": ours_tokens},
-    "torch DataLoader": {
-        f"{'lists' if batched else 'one by one'}, {workers} workers": partial(torch_loader, Windows, workers, batched)
-        for batched in (True, False)
-        for workers in (0, 1, 2)
-    },
-    "litdata": {f"{workers} workers": partial(lit_tokens, workers) for workers in (0, 1, 2)},
-    "datasets": {f"format {form}, lists": partial(hf_tokens, form) for form in ("torch", "numpy")},
+    **rivals(Windows, lit_tokens, hf_tokens),
 }
 IMAGE_ARMS: dict[str, dict[str, Any]] = {
     "bare gather": {"": bare_images},
     "modelwright": {"every step logged": ours_images},
-    "torch DataLoader": {
-        f"{'lists' if batched else 'one by one'}, {workers} workers": partial(torch_loader, Pictures, workers, batched)
-        for batched in (True, False)
-        for workers in (0, 1, 2)
-    },
-    "litdata": {f"{workers} workers": partial(lit_images, workers) for workers in (0, 1, 2)},
-    "datasets": {f"format {form}, lists": partial(hf_images, form) for form in ("torch", "numpy")},
+    **rivals(Pictures, lit_images, hf_images),
 }

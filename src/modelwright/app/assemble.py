@@ -164,13 +164,28 @@ def _check_same_tokens(recipe: Recipe, data: Splits) -> None:
         return
     other = Run(Path(recipe.start.run))
     theirs = tokenizer_of(other) if other.recipe_path.is_file() else None
-    if theirs is not None and not _alike(theirs, data.tokenizer):
-        raise ModelwrightError(
-            f"the run to start from, {recipe.start.run}, has another tokenizer than this data: the same numbers would "
-            "stand for other tokens",
-            where="data.tokenizer",
-            remedy=f"take its own:  tokenizer: {{use: local, folder: {other.path / _TOKENIZER}}}",
-        )
+    refuse_other_tokens(f"the run to start from, {recipe.start.run},", other, theirs, data.tokenizer)
+
+
+def refuse_other_tokens(whose: str, run: Run, theirs: Tokenizer | None, ours: Tokenizer | None) -> None:
+    """Refuse data whose tokens mean other things than those of the run that weights come from.
+
+    Args:
+        whose: the run, as the sentence names it.
+        run: it.
+        theirs: its tokenizer, if it has one.
+        ours: that of the data, if it has one.
+
+    Raises:
+        ModelwrightError: they make other tokens.
+    """
+    if theirs is None or ours is None or _alike(theirs, ours):
+        return
+    raise ModelwrightError(
+        f"{whose} has another tokenizer than this data: the same numbers would stand for other tokens",
+        where="data.tokenizer",
+        remedy=f"take its own:  tokenizer: {{use: local, folder: {run.path / _TOKENIZER}}}",
+    )
 
 
 def _alike(one: Tokenizer, other: Tokenizer) -> bool:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from modelwright.app.assemble import assemble, prepare, tokenizer_of
+from modelwright.app.assemble import assemble, prepare, refuse_other_tokens, tokenizer_of
 from modelwright.app.check import check_launch, check_model, check_techniques
 from modelwright.app.display import announce_plan, announce_run, speaker
 from modelwright.app.extending import Place, check_mean, check_patience, place_of, seam, total_steps
@@ -32,7 +32,6 @@ from modelwright.base.files import file_hash
 from modelwright.base.group import Group
 from modelwright.base.plan import Plan
 from modelwright.base.world import Mesh
-from modelwright.data import Tokenizer
 from modelwright.launch import Warm
 from modelwright.models.attention import attention_kernels
 from modelwright.recipe import Loaded, Recipe, load, load_recipe, to_yaml
@@ -97,7 +96,7 @@ def branch(
                     plan = _begun(run, parent, checkpoint, loaded.recipe, found)
                 _tell(parent, place, own, loaded.recipe, plan)
             announce_plan(console, plan)
-            run_workers(run, plan, warm, console, port=loaded.recipe.launch.port, watch=loaded.recipe.watch)
+            run_workers(run, plan, warm, console, watch=loaded.recipe.watch)
     return run
 
 
@@ -132,7 +131,7 @@ def _begun(run: Run, parent: Run, checkpoint: Path, recipe: Recipe, found: Seque
     run.write_recipe(to_yaml(recipe))
     _take_data(run, parent, recipe, found)
     training = assemble(run, begin=False)
-    _check_tokens(parent, training.data.tokenizer)
+    refuse_other_tokens("the parent", parent, tokenizer_of(parent), training.data.tokenizer)
     model = check_model(replace(recipe, initial={}, freeze=()), training.data)
     check_techniques(recipe, model, detect())
     plan = _planned(parent, recipe, training, place, found)
@@ -158,20 +157,6 @@ def _take_data(run: Run, parent: Run, recipe: Recipe, found: Sequence[Change]) -
             shutil.copytree(parent.path / name, run.path / name)
         elif (parent.path / name).is_file():
             shutil.copy2(parent.path / name, run.path / name)
-
-
-def _check_tokens(parent: Run, tokenizer: Tokenizer | None) -> None:
-    before = tokenizer_of(parent)
-    if before is None or tokenizer is None:
-        return
-    probes = (bytes(range(256)), Path(__file__).read_bytes())
-    sizes = [(each.vocabulary, each.end_of_text) for each in (before, tokenizer)]
-    if sizes[0] != sizes[1] or any(list(before.encode(text)) != list(tokenizer.encode(text)) for text in probes):
-        raise ModelwrightError(
-            "the parent has another tokenizer than this data: the same numbers would stand for other tokens",
-            where="data.tokenizer",
-            remedy=f"take its own:  tokenizer: {{use: local, folder: {parent.path / 'tokenizer'}}}",
-        )
 
 
 def _planned(parent: Run, recipe: Recipe, training: Training, place: Place, found: Sequence[Change]) -> Plan:

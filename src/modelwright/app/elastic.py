@@ -35,9 +35,8 @@ class Worlds:
     Args:
         run: what they work on.
         plan: its newest; one that was made for want of workers is taken back to the whole size.
-        launch: the recipe's wishes.
+        launch: the recipe's wishes; without a port each world meets at a free one.
         warm: what the workers are forked from.
-        port: where they meet; a free one, for each world another, where it is ``None``.
 
     Attributes:
         plan: of the present world.
@@ -47,8 +46,8 @@ class Worlds:
         ModelwrightError: the plan has fewer workers than ``launch.min``.
     """
 
-    def __init__(self, run: Run, plan: Plan, launch: Launch, warm: Warm, port: int | None = None) -> None:
-        self._run, self._launch, self._warm, self._port = run, launch, warm, port
+    def __init__(self, run: Run, plan: Plan, launch: Launch, warm: Warm) -> None:
+        self._run, self._launch, self._warm = run, launch, warm
         self._whole = plan if launch.min is None else _whole(run, launch)
         self.plan = plan if launch.min is None else run.write_plan(self._whole)
         self.attempt = 0
@@ -61,7 +60,7 @@ class Worlds:
 
     def start(self) -> Job:
         """Form the world that is due; it has a name that no earlier one had, under which its ranks find each other."""
-        where = placement(self.plan, self._port)
+        where = placement(self.plan, self._launch.port)
         if self._launch.min is not None:
             where = replace(where, grace=0.0)  # where one dies the others stand in a collective, and have nothing to do
         arguments = [str(self._run.path)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from modelwright.training.budget import steps_of
 
 LEAP = 2.0
 """A learning rate that would leap to more than so many times what it was ends the thought of one schedule."""
-_LOOKED_AT = 1000  # steps of the past at which schedules are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +102,10 @@ def check_extension(recipe: Recipe, place: Place, old: int, new: int, run: str) 
     """
     check_patience(recipe, place, run)
     check_mean(recipe, place, old, new, run)
-    leaps = [leap for leap in find_leaps(recipe, place.step, old, new) if leap.high]
-    if leaps:
-        raise _leap_refused(leaps[0], old, new, run)
-    _tell(recipe, place.step, old, new)
+    leaps = find_leaps(recipe, place.step, old, new)
+    if high := [leap for leap in leaps if leap.high]:
+        raise _leap_refused(high[0], old, new, run)
+    _tell(leaps, place.step, old, new)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,9 +225,8 @@ def _leap_refused(leap: Leap, old: int, new: int, run: str) -> ModelwrightError:
     )
 
 
-def _tell(recipe: Recipe, step: int, old: int, new: int) -> None:
+def _tell(leaps: Sequence[Leap], step: int, old: int, new: int) -> None:
     told = f"the run ends after {new} steps instead of {old}"
-    leaps = find_leaps(recipe, step, old, new)
     if not leaps:
         what = f"{told}; so far its learning rate was that of a run of {new} steps, so it is that run in every bit"
         emit("extended", what, step=step, total=new, before=old, exact=True)

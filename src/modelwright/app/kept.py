@@ -29,7 +29,7 @@ def kept_checkpoint(run: Run, step: int | None, option: str = "--step") -> Path:
             where=str(run.checkpoints),
             remedy=_kept(run, option),
         )
-    if damage := find_damage(path):
+    if step is not None and (damage := find_damage(path)):  # the newest was compared when it was found
         raise ModelwrightError(f"the checkpoint is damaged: {damage}", where=str(path), remedy=_kept(run, option, path))
     return path
 

@@ -57,7 +57,8 @@ def resume(name: str, overrides: Sequence[str] = (), *, folder: Path, console: C
             check_resumable(run)
         check_trust(run, trust)
         wish = _wished(run, overrides, name)
-        check_resumable(run, extended=wish.extends)
+        if overrides:
+            check_resumable(run, extended=wish.extends)
         announce_run(console, run)
         with logged(run), listening(speaker(console)):
             plan = _revised(run, wish) if wish.changes else planned(run)
@@ -65,7 +66,7 @@ def resume(name: str, overrides: Sequence[str] = (), *, folder: Path, console: C
         recipe = load_recipe(run.recipe_path)
         announce_plan(console, plan)
         with Warm(PRELOAD) as warm:
-            run_workers(run, plan, warm, console, port=recipe.launch.port, watch=recipe.watch)
+            run_workers(run, plan, warm, console, watch=recipe.watch)
     return run
 
 

@@ -68,7 +68,7 @@ def train(
             with located(loaded), logged(run), listening(speaker(console)), ended_by_sigterm():
                 plan = _planned(recipe, run, warm, console)
             announce_plan(console, plan)
-            run_workers(run, plan, warm, console, port=recipe.launch.port, watch=recipe.watch)
+            run_workers(run, plan, warm, console, watch=recipe.watch)
     return run
 
 

@@ -22,24 +22,14 @@ from modelwright.base.units import seconds_text
 from modelwright.launch import Failure, Job, JobStatus, Warm, raise_failure
 from modelwright.launch.hang import Hang, HangWatch
 from modelwright.recipe import load_recipe
-from modelwright.recipe.schema import Launch
 from modelwright.runs import LoggedEvent, Run, follow, follow_events
 from modelwright.training.watching import Watch
 
 POLL_SECONDS = 0.2
 
 
-def run_workers(
-    run: Run,
-    plan: Plan,
-    warm: Warm,
-    console: Console,
-    *,
-    port: int | None = None,
-    watch: Watch | None = None,
-    launch: Launch | None = None,
-) -> None:
-    """Launch the workers of a planned run and stay with them to the end.
+def run_workers(run: Run, plan: Plan, warm: Warm, console: Console, *, watch: Watch | None = None) -> None:
+    """Launch the workers of a planned run and stay with them to the end; its recipe says where they meet.
 
     Ctrl-C and SIGTERM are passed on: the workers finish the step in hand, save and leave; a second one ends them
     at once. Where a worker dies and ``launch.min`` allows it, the others go on: :mod:`modelwright.app.elastic`.
@@ -49,9 +39,7 @@ def run_workers(
         plan: how many, where.
         warm: what they are forked from.
         console: where progress is shown.
-        port: where they meet; a free one where it is ``None``.
         watch: how long a worker may be silent, and what follows.
-        launch: with how few workers it goes on; what the run's recipe says where it is ``None``.
 
     Raises:
         RunFailed: a worker failed, or hangs and is to be stopped for that; the run's record says so.
@@ -66,7 +54,7 @@ def run_workers(
         stop_requested() as stopping,
         failing(run),
     ):
-        worlds, news = Worlds(run, plan, launch or recipe.launch, warm, port), _News(run)
+        worlds, news = Worlds(run, plan, recipe.launch, warm), _News(run)
         status = _sit(run, worlds, news, stopping, console, watch or Watch())
         while not stopping() and worlds.goes_on(status):
             status = _sit(run, worlds, news, stopping, console, watch or Watch())

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tests.data.shards.made import HELD_OUT, alter, build, build_of, files_of, write_texts
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.data.shards.assigning import Document, assigned
+from modelwright.data.shards.assigning import assigned
 from modelwright.data.shards.manifest import NAME, parse
+from modelwright.data.texts.distinct import Document
 from modelwright.data.texts.indexed import Indexed
 from modelwright.data.texts.text_files import TextFiles
 from modelwright.data.tokenizers.bpe import Bpe

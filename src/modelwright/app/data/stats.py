@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from modelwright.base.units import bytes_text, count_text
@@ -49,7 +50,7 @@ def summed(shards: Sequence[Shard]) -> Facts:
 
 def counted(facts: Facts) -> RenderableType:
     """Counts as a table."""
-    use = facts["tokenizer"].get("use", "unknown")
+    use = escape(str(facts["tokenizer"].get("use", "unknown")))
     made = Table("", *facts["splits"], box=None, pad_edge=False, title=f"{facts['vocabulary']} tokens of {use}")
     splits = list(facts["splits"].values())
     for name, shown in _SHOWN.items():

@@ -28,18 +28,19 @@ from modelwright.base.errors import ModelwrightError, RunFailed
 from modelwright.base.files import file_hash, make_folder, read_json, speaking, write_json
 from modelwright.base.units import bytes_text
 from modelwright.data import Tokenizer
-from modelwright.data.shards.assigning import Scanned, assigned, scan
+from modelwright.data.shards.assigning import assigned
 from modelwright.data.shards.damage import NOTE
+from modelwright.data.shards.locking import Lock
 from modelwright.data.shards.manifest import NAME, SPLITS, File, Manifest, Shard, parse, shard_of
 from modelwright.data.shards.tokenizer import noted_settings
 from modelwright.data.shards.writing import PROGRESS, Piece, begin_worker, file_of, write_in_worker, write_shard
+from modelwright.data.texts.distinct import Distinct
 from modelwright.data.texts.documents import Texts, held_out_names
 from modelwright.data.tokenizers.tokenizing import tokenizer_settings
 
 FORMAT = 1  # raise it when the same texts give other shards
 _PLAN = "plan.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_SHOWN = 1000  # names of skipped texts in an event
 
 Advance = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes of text are done, and of how many."""
@@ -83,20 +84,22 @@ class Build:
         """
         make_folder(self.folder / PROGRESS)
         with _alone(self.folder):
-            scanned = scan(self.texts)
-            _tell(scanned, self.texts.unit)
-            return _Building(self, scanned, advance).run()
+            documents = Distinct(self.texts)
+            documents.tell_skipped()
+            size = documents.text_bytes
+            events.emit("texts-found", f"{len(documents.names)} {documents.unit}, {bytes_text(size)}", bytes=size)
+            return _Building(self, documents, advance).run()
 
 
 class _Building:
     """One build, after the texts were looked at."""
 
-    def __init__(self, build: Build, scanned: Scanned, advance: Advance) -> None:
+    def __init__(self, build: Build, documents: Distinct, advance: Advance) -> None:
         self._build, self._folder, self._advance = build, build.folder, advance
-        self._documents = {document.name: document for document in scanned.documents}
-        held_out = held_out_names(list(self._documents), build.held_out, build.seed)
-        self._places = assigned(scanned.documents, held_out, build.shard_bytes)
-        self._total = sum(document.bytes for document in scanned.documents)
+        self._documents = documents
+        held_out = held_out_names(documents.names, build.held_out, build.seed)
+        self._places = assigned(list(documents.documents.values()), held_out, build.shard_bytes)
+        self._total = documents.text_bytes
         self._done, self._shards = 0, len(set(self._places.values()))
 
     def run(self) -> Manifest:
@@ -122,7 +125,7 @@ class _Building:
         build = self._build
         told = {"format": FORMAT, "tokenizer": tokenizer_settings(build.technique), "held_out": build.held_out}
         told |= {"seed": build.seed, "shard_bytes": build.shard_bytes}
-        told["documents"] = [[document.name, document.sha256] for document in self._documents.values()]
+        told["documents"] = [[name, document.sha256] for name, document in self._documents.documents.items()]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
@@ -132,8 +135,8 @@ class _Building:
     def _refuse_others(self) -> None:
         """Shards of other texts or settings are not overwritten."""
         known = None
-        if (self._folder / NAME).is_file():
-            known = parse((self._folder / NAME).read_bytes(), str(self._folder / NAME)).built.get("key")
+        if self._before is not None:
+            known = self._before.built.get("key")
         elif (self._progress / _PLAN).is_file():
             known = read_json(self._progress / _PLAN).get("key")
         if known is not None and known != self._key:
@@ -168,39 +171,29 @@ class _Building:
         return learnt
 
     def _hashes_before(self) -> dict[str, str] | None:
-        if not (self._folder / NAME).is_file():
+        if self._before is None:
             return None
-        return {file.name: file.sha256 for file in self._before().tokenizer_files}
+        return {file.name: file.sha256 for file in self._before.tokenizer_files}
 
-    def _before(self) -> Manifest:
-        return parse((self._folder / NAME).read_bytes(), str(self._folder / NAME))
+    @cached_property
+    def _before(self) -> Manifest | None:
+        """The manifest of an earlier build that came to its end."""
+        path = self._folder / NAME
+        return parse(path.read_bytes(), str(path)) if path.is_file() else None
 
     def _training_texts(self) -> Iterator[bytes]:
         done = 0
-        for name, text in self._read():
+        for name, text in self._documents.read(self._documents.names):
             done += len(text)
             self._advance("learn the tokenizer", done, self._total)
             if self._places[name][0] == "train":
                 yield text
 
-    def _read(self) -> Iterator[tuple[str, bytes]]:
-        """Each document with its content, which must be what it was.
-
-        Raises:
-            ModelwrightError: a text has changed since it was first looked at.
-        """
-        for name, text in self._build.texts:
-            if name not in self._documents:
-                continue
-            if hashlib.sha256(text).hexdigest() != self._documents[name].sha256:
-                raise ModelwrightError("a text changed while it was read", where=name, remedy="start again")
-            yield name, text
-
     def _finished(self) -> dict[str, Shard]:
         """Shards that are there and whole."""
         notes = [shard_of(read_json(path)) for path in sorted(self._progress.glob("*-*.json"))]
-        if (self._folder / NAME).is_file():
-            notes = [shard for _, shard in self._before().shards] + notes
+        if self._before is not None:
+            notes = [shard for _, shard in self._before.shards] + notes
         return {shard.name: shard for shard in notes if self._whole(shard)}
 
     def _whole(self, shard: Shard) -> bool:
@@ -224,7 +217,7 @@ class _Building:
             missing.pop(name, None)
         if not missing:
             return
-        for name, text in self._read():
+        for name, text in self._documents.read(self._documents.names):
             shard = _name(*self._places[name])
             if shard not in missing:
                 continue
@@ -286,26 +279,11 @@ def _is(path: Path, digest: str) -> bool:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    path = folder / PROGRESS / "lock"
-    with speaking(path):
-        file = path.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ModelwrightError(
-                "another process builds here", where=str(folder), remedy="wait for it, or choose another folder"
-            ) from error
+    try:
+        lock = Lock(folder / PROGRESS / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ModelwrightError(
+            "another process builds here", where=str(folder), remedy="wait for it, or choose another folder"
+        ) from error
+    with lock:
         yield
-
-
-def _tell(scanned: Scanned, unit: str) -> None:
-    if scanned.skipped:
-        total = len(scanned.skipped) + len(scanned.documents)
-        events.emit(
-            "documents-skipped",
-            f"{len(scanned.skipped)} of {total} {unit} are empty or copies of others",
-            files=list(scanned.skipped[:_SHOWN]),
-        )
-    size = sum(document.bytes for document in scanned.documents)
-    events.emit("texts-found", f"{len(scanned.documents)} {unit}, {bytes_text(size)}", bytes=size)

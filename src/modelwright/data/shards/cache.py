@@ -21,6 +21,7 @@ from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import file_hash, make_folder, speaking
 from modelwright.base.units import bytes_text
+from modelwright.data.shards.locking import Lock
 from modelwright.data.shards.manifest import File, Shard
 from modelwright.data.shards.store import NotThere, Store
 
@@ -29,43 +30,6 @@ _PAUSE = 0.5  # seconds before the second try, twice as many before the third
 _PATIENCE = 60.0  # seconds to wait for others to close their shards
 _POLL = 0.1
 _ROOM = ".room.lock"
-
-
-class Lock:
-    """A lock upon a file, made if need be; given back when it is closed, when nobody holds it, or with the process.
-
-    Args:
-        path: of the file.
-        how: ``fcntl.LOCK_SH`` or ``LOCK_EX``; with ``LOCK_NB`` it does not wait.
-
-    Raises:
-        BlockingIOError: it does not wait, and others hold the lock.
-    """
-
-    def __init__(self, path: Path, how: int) -> None:
-        with speaking(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._file, how)
-        except BlockingIOError:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Give it back."""
-        file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
-
-    def __enter__(self) -> None:
-        """It is held already."""
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):  # else its file could not be opened
-            self.close()
 
 
 class CacheFull(ModelwrightError):

@@ -102,6 +102,8 @@ def noted(content: bytes, manifest_content: bytes, place: str) -> list[Damage]:
         manifest = told["manifest"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelwrightError("the note of damaged shards is malformed", where=place, remedy=_AGAIN) from error
+    if not all(text.isprintable() for each in damages for text in (each.shard, each.file, each.reason)):
+        raise ModelwrightError("the note of damaged shards holds control characters", where=place, remedy=_AGAIN)
     if manifest != hashlib.sha256(manifest_content).hexdigest():
         raise ModelwrightError("the note of damaged shards speaks of another manifest", where=place, remedy=_AGAIN)
     return damages

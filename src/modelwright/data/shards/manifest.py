@@ -164,6 +164,8 @@ def _manifest(told: Mapping[str, Any]) -> Manifest:
     if not files and told.get("tokenizer"):
         raise ValueError("tokenizer_files are missing")
     settings, built = dict(told.get("tokenizer_settings") or {}), dict(told.get("built") or {})
+    if not all(str(part).isprintable() for entry in settings.items() for part in entry):
+        raise ValueError("the tokenizer's settings hold control characters")
     manifest = Manifest(int(told["vocabulary"]), splits, settings, files, built)
     names = [file.name for file in manifest.files]
     if len(set(names)) != len(names):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.data.order import Order
+from modelwright.data.order import Order, counted
 
 _KEPT = 3  # epochs whose tables are remembered
 _INSIDE = 0x5DEECE66D  # added to the seed, so that windows are not permuted by the key of the shards
@@ -59,9 +59,7 @@ class ShardOrder:
 
     def __call__(self, positions: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
         """Indices of the samples at ``positions``, int64, of the same shape."""
-        asked = np.asarray(positions, dtype=np.int64)
-        if asked.size and asked.min() < 0:
-            raise ModelwrightError(f"there is no position {asked.min()}: positions count from 0")
+        asked = counted(positions)
         epochs, inside = np.divmod(asked.ravel(), self.length)
         indices = np.empty(len(inside), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():

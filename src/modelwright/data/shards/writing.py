@@ -6,18 +6,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from modelwright.base.files import file_hash, write_json
 from modelwright.data import Tokenizer
 from modelwright.data.shards.manifest import File, Shard
-from modelwright.data.texts import indexed
+from modelwright.data.texts.encoding import write_texts
 
 PROGRESS = ".build"
 """Folder within the shards' own where a build notes what is finished."""
@@ -50,7 +46,7 @@ def write_shard(folder: Path, piece: Piece, tokenizer: Tokenizer) -> Shard:
         ModelwrightError: the disk is full, or a text cannot be made tokens of.
     """
     prefix = folder / piece.name
-    documents, tokens = indexed.write(prefix, _begun(piece.texts, tokenizer), tokenizer.vocabulary)
+    documents, tokens = write_texts(prefix, piece.texts, tokenizer)
     files = tuple(file_of(prefix.with_name(prefix.name + ending)) for ending in (".bin", ".idx"))
     shard = Shard(piece.name, documents, tokens, piece.text_bytes, files)
     write_json(folder / PROGRESS / f"{piece.name}.json", shard.to_json())
@@ -72,12 +68,6 @@ def begin_worker(technique: Any, folder: Path) -> None:
 def write_in_worker(folder: Path, piece: Piece) -> Shard:
     """:func:`write_shard` with this process' tokenizer."""
     return write_shard(folder, piece, _state["tokenizer"])
-
-
-def _begun(texts: tuple[bytes, ...], tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
-    """Tokens of each text behind an end of text: its first token is predicted too, and sees that a text begins."""
-    for text in texts:
-        yield np.concatenate([[tokenizer.end_of_text], tokenizer.encode(text)])
 
 
 def _end_with_parent() -> None:

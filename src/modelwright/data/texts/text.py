@@ -6,14 +6,11 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from modelwright.base import events
 from modelwright.base.errors import ModelwrightError
@@ -22,8 +19,9 @@ from modelwright.base.units import bytes_text, count_text, seconds_text
 from modelwright.data import TOKENIZERS, Splits, Tokenizer
 from modelwright.data.folders import build_once
 from modelwright.data.manifest import read_manifest, write_manifest
-from modelwright.data.texts import indexed as megatron
+from modelwright.data.texts.distinct import Distinct
 from modelwright.data.texts.documents import Texts, held_out_names
+from modelwright.data.texts.encoding import write_texts
 from modelwright.data.texts.indexed import Indexed
 from modelwright.data.texts.windows import Packing, TokenWindows, check_packing
 from modelwright.data.tokenizers.tokenizing import check_tokenizer, tokenizer_settings
@@ -31,7 +29,6 @@ from modelwright.data.tokenizers.tokenizing import check_tokenizer, tokenizer_se
 FORMAT = 1  # raise it when the same text gives other files
 _NAMES = "documents.json"
 _TOKENIZER = "tokenizer.json"
-_SHOWN = 1000  # names of skipped texts in an event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +84,11 @@ class Text(ABC):
         Raises:
             ModelwrightError: no text, a file cannot be read, or the disk is full.
         """
-        documents = _Distinct(self.texts())
-        documents.report(self.held_out)
+        documents = Distinct(self.texts())
+        documents.tell_skipped()
+        _tell_single(documents, self.held_out)
         settings = {"format": FORMAT, "tokenizer": tokenizer_settings(self.tokenizer)}
-        settings |= {"held_out": self.held_out, "seed": self.seed, "documents": documents.hashes}
+        settings |= {"held_out": self.held_out, "seed": self.seed, "documents": _hashes(documents)}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return build_once(cache / f"text-{key[:16]}", partial(self._build, documents))
 
@@ -116,7 +114,7 @@ class Text(ABC):
     def _technique(self) -> Any:
         return self.tokenizer
 
-    def _build(self, documents: _Distinct, folder: Path) -> None:
+    def _build(self, documents: Distinct, folder: Path) -> None:
         started = time.perf_counter()
         held_out = held_out_names(documents.names, self.held_out, self.seed)
         names = {
@@ -125,59 +123,10 @@ class Text(ABC):
         }
         tokenizer: Tokenizer = self._technique.train(text for _, text in documents.read(names["train"]))
         tokenizer.save(folder)
-        counts = {split: _write(folder / split, documents.read(names[split]), tokenizer) for split in names}
+        counts = {split: _write(folder / split, documents, names[split], tokenizer) for split in names}
         write_json(folder / _NAMES, names)
         write_manifest(folder, _facts(folder, counts, tokenizer))
         _report(counts, documents, tokenizer.vocabulary, time.perf_counter() - started)
-
-
-class _Distinct:
-    """Texts without the empty ones and the copies: a copy could be learnt from and judged by at once."""
-
-    def __init__(self, texts: Texts) -> None:
-        self.hashes: dict[str, str] = {}
-        self.unit = texts.unit
-        self.bytes = 0
-        self._skipped: list[str] = []
-        seen: set[str] = set()
-        for name, text in texts:
-            digest = hashlib.sha256(text).hexdigest()
-            if not text or digest in seen:
-                self._skipped.append(name)
-                continue
-            seen.add(digest)
-            self.hashes[name] = digest
-            self.bytes += len(text)
-        if not self.hashes:
-            raise ModelwrightError(
-                f"there is no text to learn from: {_all(len(self._skipped), self.unit)} empty",
-                where=texts.shown,
-                remedy="choose other files",
-            )
-        self.names = list(self.hashes)
-        self._texts = texts
-
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        for name, text in self._texts.only(set(names)):
-            if hashlib.sha256(text).hexdigest() != self.hashes[name]:
-                raise ModelwrightError("a file changed while it was read", where=name, remedy="start again")
-            yield name, text
-
-    def report(self, held_out: float) -> None:
-        if self._skipped:
-            total = len(self._skipped) + len(self.names)
-            events.emit(
-                "documents-skipped",
-                f"{len(self._skipped)} of {total} {self.unit} are empty or copies of others",
-                files=self._skipped[:_SHOWN],
-            )
-        if len(self.names) == 1 and held_out > 0:
-            unit = self.unit.removesuffix("s")
-            events.emit("nothing-held-out", f"a single {unit} cannot be split by {unit}", level="warning")
-
-
-def _all(count: int, unit: str) -> str:
-    return f"all {count} {unit} are" if count > 1 else f"the only {unit.removesuffix('s')} is"
 
 
 class _Decoded:
@@ -194,17 +143,18 @@ class _Decoded:
             yield name, self._tokenizer.decode(self._indexed.document(number).tolist())
 
 
-def _write(prefix: Path, documents: Iterable[tuple[str, bytes]], tokenizer: Tokenizer) -> tuple[int, int]:
-    begun = (_begun(tokenizer.encode(text), tokenizer.end_of_text) for _, text in documents)
-    return megatron.write(prefix, begun, tokenizer.vocabulary)
+def _hashes(documents: Distinct) -> dict[str, str]:
+    return {name: document.sha256 for name, document in documents.documents.items()}
 
 
-def _begun(tokens: NDArray[Any], end_of_text: int) -> NDArray[Any]:
-    """Tokens after an end of text: a document's first one is predicted too, and sees that a text begins.
+def _tell_single(documents: Distinct, held_out: float) -> None:
+    if len(documents.documents) == 1 and held_out > 0:
+        unit = documents.unit.removesuffix("s")
+        events.emit("nothing-held-out", f"a single {unit} cannot be split by {unit}", level="warning")
 
-    It is no clean start where documents are joined: the end of the one before is still in sight.
-    """
-    return np.concatenate([[end_of_text], tokens])
+
+def _write(prefix: Path, documents: Distinct, names: list[str], tokenizer: Tokenizer) -> tuple[int, int]:
+    return write_texts(prefix, (text for _, text in documents.read(names)), tokenizer)
 
 
 def _facts(folder: Path, counts: Mapping[str, tuple[int, int]], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -217,15 +167,15 @@ def _facts(folder: Path, counts: Mapping[str, tuple[int, int]], tokenizer: Token
     }
 
 
-def _report(counts: Mapping[str, tuple[int, int]], text: _Distinct, vocabulary: int, seconds: float) -> None:
+def _report(counts: Mapping[str, tuple[int, int]], text: Distinct, vocabulary: int, seconds: float) -> None:
     tokens = sum(tokens for _, tokens in counts.values())
     events.emit(
         "data-prepared",
-        f"{len(text.names)} {text.unit}, {bytes_text(text.bytes)}, became {count_text(tokens)} tokens"
+        f"{len(text.documents)} {text.unit}, {bytes_text(text.text_bytes)}, became {count_text(tokens)} tokens"
         f" in {seconds_text(seconds)}",
         documents={split: documents for split, (documents, _) in counts.items()},
         tokens={split: tokens for split, (_, tokens) in counts.items()},
-        bytes=text.bytes,
+        bytes=text.text_bytes,
         vocabulary=vocabulary,
         seconds=seconds,
     )

@@ -86,8 +86,7 @@ class RemoteStore:
     def keep(self, newest: str, keep: int, keep_best: int) -> list[str]:
         """Remove all but the newest and the best, manifests first."""
         names = [name for name in self.names() if step_of(name) <= step_of(newest)]  # later ones may be whole
-        scores = {name: self._score(name) for name in names if step_of(name) <= step_of(newest)}
-        dropped = superfluous(names, newest, keep, best_names(scores, keep_best))
+        dropped = superfluous(names, newest, keep, best_names({name: self._score(name) for name in names}, keep_best))
         with self._reached():
             for name in dropped:
                 self._remove(f"{self._base}/{name}/{MANIFEST}")
