@@ -10,9 +10,11 @@ Three tasks (an MLP and a convnet on scikit-learn's digits, a GPT on the standar
   pages); ours as its planner chooses.
 - defaults: every arm as its quick start has it.
 
-Each measurement is a process of its own, forked from one that has imported everything; arms alternate within a repeat.
-A step lasts from its end to the end of the next, whatever happens between, so that logging counts; the first steps, in
-which things are compiled, do not. Ratios to the hand-written loop (suite best: to the fastest rival) come first.
+Each measurement is a process of its own, forked from one that has imported everything. In the suite same the arms of a
+repeat take turns of a quarter of a second, so that all see the machine as it is at that time; in the others they run
+one after another. A step lasts from its end to the end of the next, whatever happens between, so that logging counts;
+the first steps, in which things are compiled, do not. Ratios to the hand-written loop (suite best: to the fastest
+rival) come first; they are medians of the ratios within a repeat.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -34,77 +39,119 @@ from modelwright.base.detect import detect
 
 Job = Callable[[], Measured]
 
+TURN, WHOLE = 0.25, 1e9  # Seconds.
 
-def forked(job: Job, threads: int) -> Measured | None:
-    """The job's result from a process of its own; ``None`` where it failed, its reason on stderr."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
+
+class Result(NamedTuple):
+    """Seconds of a step, the mean loss of the last ones, and what was chosen."""
+
+    step: float
+    loss: float
+    note: str
+
+
+class Child:
+    """A job in a process of its own, which is stopped until its turn comes."""
+
+    def __init__(self, job: Job, threads: int, folder: Path) -> None:
+        self._result = folder / "result.json"
+        self.turns: list[tuple[float, float]] = []
+        self.running = True
         sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.chdir(folder)
-                torch.set_num_threads(threads)
-                with Path("said.txt").open("w") as said:
-                    os.dup2(said.fileno(), 1)
-                    measured = job()
-                result.write_text(json.dumps(vars(measured)))
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        return Measured(**json.loads(result.read_text())) if result.exists() else None
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._work(job, threads, folder)
+
+    def _work(self, job: Job, threads: int, folder: Path) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.chdir(folder)
+            torch.set_num_threads(threads)
+            with Path("said.txt").open("w") as said:
+                os.dup2(said.fileno(), 1)
+                measured = job()
+            self._result.write_text(json.dumps(vars(measured)))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+
+    def turn(self, seconds: float) -> None:
+        """Let it work for so long, or until it is done."""
+        begin = time.time()
+        os.kill(self._pid, signal.SIGCONT)
+        while self.running and time.time() - begin < seconds:
+            time.sleep(min(TURN, seconds) / 10)
+            self.running = os.waitpid(self._pid, os.WNOHANG)[0] == 0
+        if self.running:
+            os.kill(self._pid, signal.SIGSTOP)
+        self.turns.append((begin, time.time()))
+
+    def measured(self) -> Measured | None:
+        """What it found; ``None`` where it failed, its reason on stderr."""
+        return Measured(**json.loads(self._result.read_text())) if self._result.exists() else None
+
+    def step(self) -> float:
+        """Seconds of a step, of those in which it worked."""
+        found = self.measured()
+        assert found is not None
+        worked = sum(max(0.0, min(end, found.end) - max(begin, found.begin)) for begin, end in self.turns)
+        return worked / found.steps
 
 
-def alternated(jobs: dict[str, Job], threads: int, repeats: int) -> dict[str, list[Measured]]:
-    found: dict[str, list[Measured]] = {name: [] for name in jobs}
-    for _ in range(repeats):
-        for name, job in jobs.items():
-            measured = forked(job, threads)
-            if measured is not None:
-                found[name].append(measured)
-    return found
+def repeat(jobs: dict[str, Job], threads: int, turn: float) -> dict[str, Result]:
+    """All arms once, in turns of so many seconds."""
+    with tempfile.TemporaryDirectory() as place:
+        folders = {name: Path(place) / str(number) for number, name in enumerate(jobs)}
+        for folder in folders.values():
+            folder.mkdir()
+        children = {name: Child(job, threads, folders[name]) for name, job in jobs.items()}
+        while any(child.running for child in children.values()):
+            for child in children.values():
+                if child.running:
+                    child.turn(turn)
+        return {
+            name: Result(child.step(), found.loss, found.note)
+            for name, child in children.items()
+            if (found := child.measured())
+        }
 
 
-def show(found: dict[str, list[Measured]], base: str) -> None:
-    medians = {name: statistics.median(m.step for m in all_) for name, all_ in found.items() if all_}
-    for name, all_ in found.items():
-        if not all_:
+def show(repeats: list[dict[str, Result]], names: Iterable[str], base: str) -> None:
+    for name in names:
+        both = [(found[name], found[base]) for found in repeats if name in found and base in found]
+        if not both:
             print(f"  {'failed':>8}  {name}")
             continue
-        seconds = [m.step for m in all_]
+        ratios, seconds = [mine.step / its.step for mine, its in both], [mine.step for mine, _ in both]
+        further = statistics.median(mine.step - its.step for mine, its in both)
         print(
-            f"  {medians[name] / medians[base]:6.3f} x  {medians[name] * 1e3:9.3f} ms a step "
-            f"({min(seconds) * 1e3:.3f}-{max(seconds) * 1e3:.3f})  "
-            f"{(medians[name] - medians[base]) * 1e6:+8.0f} us  loss {all_[-1].loss:.6f}  {name} {all_[-1].note}"
+            f"  {statistics.median(ratios):6.3f} x ({min(ratios):.3f}-{max(ratios):.3f})  "
+            f"{statistics.median(seconds) * 1e3:9.3f} ms a step ({min(seconds) * 1e3:.3f}-{max(seconds) * 1e3:.3f})  "
+            f"{further * 1e6:+8.0f} us  loss {both[-1][0].loss:.6f}  {name} {both[-1][0].note}"
         )
 
 
 def same(task: Task, repeats: int) -> None:
     jobs = {name: (lambda arm=arm: arm(task, Setting(fused=True, batched=True))) for name, arm in ARMS.items()}
-    show(alternated(jobs, 1, repeats), "hand-written loop")
+    show([repeat(jobs, 1, TURN) for _ in range(repeats)], jobs, "hand-written loop")
 
 
 def defaults(task: Task, repeats: int) -> None:
     jobs = {name: (lambda arm=arm: arm(task, Setting())) for name, arm in ARMS.items()}
-    show(alternated(jobs, os.cpu_count() or 1, repeats), "hand-written loop")
+    show([repeat(jobs, os.cpu_count() or 1, WHOLE) for _ in range(repeats)], jobs, "hand-written loop")
 
 
 def best(task: Task, repeats: int) -> None:
-    jobs: dict[str, Job] = {
+    rivals: dict[str, Job] = {
         f"{name}: {words}": (lambda arm=ARMS[name], setting=setting: arm(task, setting))
         for name, settings in BEST.items()
         for words, setting in settings.items()
     }
-    found = alternated(jobs, os.cpu_count() or 1, repeats)
-    found["modelwright: auto"] = [m for m in (forked(lambda: ours_auto(task), os.cpu_count() or 1),) for _ in "1" if m]
-    rivals = {
-        name: statistics.median(m.step for m in all_)
-        for name, all_ in found.items()
-        if all_ and "modelwright" not in name
-    }
-    show(found, min(rivals, key=rivals.__getitem__))
+    jobs: dict[str, Job] = {**rivals, "modelwright: auto": lambda: ours_auto(task)}
+    found = [repeat(jobs, os.cpu_count() or 1, WHOLE) for _ in range(repeats)]
+    seconds = {name: statistics.median(each[name].step for each in found) for name in rivals if name in found[0]}
+    show(found, jobs, min(seconds, key=seconds.__getitem__))
 
 
 def main() -> None:

@@ -44,9 +44,11 @@ LAST = 10  # Steps whose mean loss is shown.
 
 @dataclass
 class Measured:
-    """Seconds of a step over those after the warm-up, and the mean loss of the last ten."""
+    """When the steps after the warm-up began and ended, seconds since 1970, and the mean loss of the last ten."""
 
-    step: float
+    begin: float
+    end: float
+    steps: int
     loss: float
     note: str = ""
 
@@ -190,13 +192,13 @@ class Clock:
         self.task, self.times, self.losses = task, [], []
 
     def __call__(self, loss: Tensor) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(time.time())
         self.losses.append(loss.detach())
 
     def measured(self, note: str = "") -> Measured:
         first, last = self.task.warm_up - 1, len(self.times) - 1
         loss = float(torch.stack([value.float() for value in self.losses[-LAST:]]).mean()) if self.losses else 0.0
-        return Measured((self.times[last] - self.times[first]) / (last - first), loss, note)
+        return Measured(self.times[first], self.times[last], last - first, loss, note)
 
 
 # --- the arms
@@ -356,8 +358,8 @@ def ours_auto(task: Task) -> Measured:
 def from_rows(task: Task, path: Path, note: str = "") -> Measured:
     rows = [row for row in read_metrics(path) if row["kind"] == "step"]
     first, last = rows[task.warm_up - 1], rows[-1]
-    step = (last["time"] - first["time"]) / (last["step"] - first["step"])
-    return Measured(step, sum(row["loss"] for row in rows[-LAST:]) / LAST, note)
+    loss = sum(row["loss"] for row in rows[-LAST:]) / LAST
+    return Measured(first["time"], last["time"], last["step"] - first["step"], loss, note)
 
 
 ARMS: dict[str, Callable[[Task, Setting], Measured]] = {
