@@ -2,8 +2,9 @@
 
     python benchmarks/mixture.py [--repeats 5]
 
-The sources are lengths only. Times are process time, medians of the repeats; those of positions are of one step,
-beside the order of one data set of the same length. Reading is of 1,024 tokens a sample from memory, beside one array.
+The sources are the manifests of token shards of 16 million tokens (62,500 of them in all, whose files are not there),
+and lengths only. Times are process time, medians of the repeats; those of positions are of one step, beside the order
+of one data set of the same length. Reading is of 1,024 tokens a sample from memory, beside one array.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,11 +28,17 @@ from modelwright.data.memory import InMemory
 from modelwright.data.mixture.joined import Mixed
 from modelwright.data.mixture.schedule import Schedule
 from modelwright.data.order import Order
+from modelwright.data.shards.dataset import ShardWindows
+from modelwright.data.shards.manifest import NAME, File, Manifest, Shard, parse, windows_of
+from modelwright.data.shards.opened import OpenShard, OpenShards
+from modelwright.data.texts import indexed
+from modelwright.data.texts.windows import TokenWindows
 
 if TYPE_CHECKING:
     from modelwright.data import Batch, Positions
 
 CONTEXT, TOKENS = 2048, 10**12
+SHARD = 16_000_000  # Tokens.
 WEIGHTS = {
     "web": 45.5,
     "code": 17.2,
@@ -68,6 +78,38 @@ def opened(sizes: Mapping[str, int]) -> Mixed:
     return Mixed({name: Lengths(length) for name, length in sizes.items()}, Schedule(phases))
 
 
+def manifests() -> dict[str, bytes]:
+    """A manifest for each source."""
+    return {name: _manifest(TOKENS * share // (1000 * SHARD)) for name, share in SHARES.items()}
+
+
+def _manifest(shards: int) -> bytes:
+    names = [f"train-{number:05d}" for number in range(shards)]
+    written = [
+        Shard(name, 10_000, SHARD, 4 * SHARD, tuple(File(f"{name}{end}", SHARD, "0" * 64) for end in (".bin", ".idx")))
+        for name in names
+    ]
+    return json.dumps(Manifest(50_000, {"train": tuple(written)}).to_json()).encode()
+
+
+def opened_shards(contents: Mapping[str, bytes], only: OpenShard) -> Mixed:
+    """The mixture of these sources; whatever shard is asked for, ``only`` is there."""
+    return Mixed({name: _windows(content, only) for name, content in contents.items()}, Schedule({0: WEIGHTS}))
+
+
+def _windows(content: bytes, only: OpenShard) -> ShardWindows:
+    counts = [windows_of(shard.tokens, CONTEXT) for shard in parse(content, NAME).splits["train"]]
+    return ShardWindows(counts, [True] * len(counts), OpenShards(lambda number: only, 1), CONTEXT)
+
+
+@contextmanager
+def one_shard() -> Iterator[OpenShard]:
+    with tempfile.TemporaryDirectory() as folder:
+        indexed.write(Path(folder) / "tokens", [np.arange(2 * CONTEXT)], 50_000)
+        tokens = indexed.Indexed(Path(folder) / "tokens")
+        yield OpenShard(TokenWindows(tokens, CONTEXT), tokens.tokens, lambda: None)
+
+
 def seconds(work: Callable[[], object], repeats: int, times: int) -> float:
     taken = []
     for _ in range(repeats):
@@ -104,6 +146,11 @@ def opening(repeats: int) -> Mixed:
     dataset = opened(sizes)
     print(f"{sum(sizes.values()) * CONTEXT:,} tokens in {len(dataset):,} samples of {len(sizes)} sources, two phases")
     print(f"opens in {seconds(lambda: opened(sizes).order(0), repeats, 20) * 1e3:.2f} ms")
+    contents = manifests()
+    size = sum(map(len, contents.values()))
+    with one_shard() as only:
+        taken = seconds(lambda: opened_shards(contents, only).order(0), repeats, 1)
+    print(f"opens in {taken * 1e3:.0f} ms from {len(contents)} manifests of {size:,} bytes, {TOKENS // SHARD:,} shards")
     print(f"holds {held(lambda: opened(sizes).order(0)):,} bytes in memory")
     configuration = json.dumps({"seed": 0, "lengths": sizes, "weights": WEIGHTS})
     print(f"state: a position, 8 bytes; configuration as JSON: {len(configuration)} bytes")

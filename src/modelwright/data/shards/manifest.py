@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.heap import uncollected
 
 FORMAT = 1
 KIND = "token-shards"
@@ -16,8 +17,7 @@ SPLITS = ("train", "held_out")
 _LEADS = frozenset("/\\\0")
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """One file as it was written.
 
     Attributes:
@@ -31,8 +31,7 @@ class File:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """Whole documents of tokens, as ``NAME.bin`` and ``NAME.idx`` (:mod:`modelwright.data.texts.indexed`).
 
     Attributes:
@@ -107,6 +106,7 @@ class Manifest:
         }
 
 
+@uncollected()
 def parse(content: bytes, place: str) -> Manifest:
     """The manifest in the bytes of a ``manifest.json``.
 
@@ -139,9 +139,10 @@ def parse(content: bytes, place: str) -> Manifest:
 
 def shard_of(entry: Mapping[str, Any]) -> Shard:
     """A shard from its entry in a manifest."""
-    name, files = _plain(entry["name"]), _files(entry["files"])
-    if sorted(file.name for file in files) != [f"{name}.bin", f"{name}.idx"]:
+    name, entries = _plain(entry["name"]), entry["files"]
+    if entries.keys() != {f"{name}.bin", f"{name}.idx"}:
         raise ValueError(f"the files of '{name}' are not its .bin and .idx")
+    files = tuple(_file(file, told) for file, told in entries.items())
     return Shard(name, int(entry["documents"]), int(entry["tokens"]), int(entry["text_bytes"]), files)
 
 
@@ -174,7 +175,11 @@ def _manifest(told: Mapping[str, Any]) -> Manifest:
 
 
 def _files(entries: Mapping[str, Mapping[str, Any]]) -> tuple[File, ...]:
-    return tuple(File(_plain(name), int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items())
+    return tuple(_file(_plain(name), entry) for name, entry in entries.items())
+
+
+def _file(name: str, entry: Mapping[str, Any]) -> File:
+    return File(name, int(entry["bytes"]), str(entry["sha256"]))
 
 
 def _plain(name: object) -> str:
