@@ -66,8 +66,10 @@ class Order:
         return indices.astype(np.int64).reshape(inside.shape)
 
     def _keys(self, epochs: NDArray[np.int64]) -> Words:
-        """Keys ``[rounds, positions]``, those of each epoch made once where positions lie close together."""
+        """Keys ``[rounds, positions]``, or ``[rounds, 1]`` within one epoch; where epochs are close, each made once."""
         first, last = (int(epochs.min()), int(epochs.max())) if epochs.size else (0, 0)
+        if first == last:
+            return self._round_keys(np.array([first], dtype=np.uint64))
         if last - first >= epochs.size:
             return self._round_keys(epochs.astype(np.uint64))
         return self._round_keys(np.arange(first, last + 1, dtype=np.uint64))[:, epochs - first]
@@ -81,8 +83,9 @@ class Order:
         values = self._permuted(values, keys)
         outside = np.flatnonzero(values >= np.uint64(self.length))
         while outside.size:
-            values[outside] = self._permuted(values[outside], keys[:, outside])
-            outside = outside[values[outside] >= np.uint64(self.length)]
+            again = self._permuted(values[outside], keys if keys.shape[1] == 1 else keys[:, outside])
+            values[outside] = again
+            outside = outside[again >= np.uint64(self.length)]
         return values
 
     def _permuted(self, values: Words, keys: Words) -> Words:
@@ -90,11 +93,15 @@ class Order:
         width, mask = np.uint64(self._low_bits), np.uint64((1 << self._low_bits) - 1)
         unused_high, unused_low = np.uint64(64 - self._high_bits), np.uint64(64 - self._low_bits)
         high, low = values >> width, values & mask
+        mixed, spare = np.empty_like(values), np.empty_like(values)
         for number in range(0, _ROUNDS, 2):
-            high ^= _mixed(low + keys[number]) >> unused_high
-            low ^= _mixed(high + keys[number + 1]) >> unused_low
-        permuted: Words = (high << width) | low
-        return permuted
+            _mix(np.add(low, keys[number], out=mixed), spare)
+            high ^= np.right_shift(mixed, unused_high, out=mixed)
+            _mix(np.add(high, keys[number + 1], out=mixed), spare)
+            low ^= np.right_shift(mixed, unused_low, out=mixed)
+        high <<= width
+        high |= low
+        return high
 
 
 def counted(positions: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
@@ -123,11 +130,17 @@ def _key(seed: int) -> Words:
 
 
 def _mixed(words: Words) -> Words:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of a word changes half of the bits."""
-    words = words + np.uint64(_GOLDEN)
-    words ^= words >> np.uint64(30)
+    """A copy of ``words``, each through the finaliser."""
+    mixed = words.copy()
+    _mix(mixed, np.empty_like(mixed))
+    return mixed
+
+
+def _mix(words: Words, spare: Words) -> None:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014), in place: every bit of a word changes half of the bits."""
+    words += np.uint64(_GOLDEN)
+    words ^= np.right_shift(words, np.uint64(30), out=spare)
     words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
+    words ^= np.right_shift(words, np.uint64(27), out=spare)
     words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    return words
+    words ^= np.right_shift(words, np.uint64(31), out=spare)

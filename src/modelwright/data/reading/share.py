@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modelwright.data import Batch, Dataset, Ordering
 
 _ALIGNED = 64  # Bytes; so torch allocates on a CPU.
-_ORDERED = 4096  # Positions for which the order is asked at once: for a few of them it takes as long.
+_ORDERED = 16384  # Positions for which the order is asked at once: for a few of them it takes as long.
 
 Indices = NDArray[np.int64]
 
