@@ -17,7 +17,7 @@ from modelwright.base.events import Event, listening
 from modelwright.base.group import Group
 from modelwright.base.world import Mesh
 from modelwright.objectives.regression import Regression
-from modelwright.parallel.exchanges.all_reduce import AllReduce, BucketedAllReduce
+from modelwright.parallel.exchanges.all_reduce import AllReduce
 from modelwright.parallel.exchanges.none import NoExchange
 from modelwright.parallel.layouts.replicate import Replicate
 from modelwright.parallel.program import LocalProgram
@@ -87,7 +87,7 @@ def reduced(mesh: Mesh, case: dict[str, Any], dropped: int | None = None) -> dic
     """Two steps of a case: the gradients of each, the sizes of all reductions, and how many were early."""
     parameters = make_parameters(case["shapes"], case["dtypes"])
     group = noting(mesh.world, dropped)
-    exchange = BucketedAllReduce(group, case["bucket"])
+    exchange = AllReduce(bucket=case["bucket"]).build(group)
     exchange.attach(parameters)
     found: list[Gradients] = []
     early = []
@@ -210,7 +210,7 @@ def test_a_reduction_that_is_left_out_is_noticed(dropped: int) -> None:
 def last_without(mesh: Mesh) -> list[float]:
     """Used in the first micro-batch alone, on rank 0 alone; its bucket also holds one that is always used."""
     sometimes, always = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
-    exchange = BucketedAllReduce(mesh.world, 10**6)
+    exchange = AllReduce(bucket=10**6).build(mesh.world)
     exchange.attach([sometimes, always])
     with exchange.backward(last=False):
         (3 * always + (5 * sometimes if mesh.rank == 0 else 0)).backward()
@@ -227,7 +227,7 @@ def test_an_earlier_micro_batch_is_not_forgotten() -> None:
 def strided(mesh: Mesh) -> list[Any]:
     parameter = nn.Parameter(torch.zeros(2, 3, 2, 2).to(memory_format=torch.channels_last))
     weights = torch.arange(24.0).reshape(2, 3, 2, 2) * (mesh.rank + 1)
-    exchange = BucketedAllReduce(mesh.world, 100)
+    exchange = AllReduce(bucket=100).build(mesh.world)
     exchange.attach([parameter])
     with exchange.backward(last=True):
         (parameter * weights).sum().backward()
@@ -243,7 +243,7 @@ def test_the_order_of_memory_does_not_matter() -> None:
 
 def sparse(mesh: Mesh) -> str:
     embedding = nn.Embedding(4, 2, sparse=True)
-    exchange = BucketedAllReduce(mesh.world, 100)
+    exchange = AllReduce(bucket=100).build(mesh.world)
     exchange.attach([embedding.weight])
     with pytest.raises(ModelwrightError) as caught, exchange.backward(last=True):
         embedding(torch.tensor([1])).sum().backward()
@@ -266,7 +266,7 @@ def test_a_world_of_one_exchanges_nothing() -> None:
         (2 * parameter).backward()
     exchange.before_step()
     exchange.after_step()
-    assert (float(parameter.grad), exchange.state()) == (2.0, {})
+    assert (float(parameter.grad), exchange.state({})) == (2.0, {})
 
 
 @pytest.mark.parametrize("bucket", [0, -1])

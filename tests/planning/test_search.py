@@ -28,8 +28,8 @@ Cost = Callable[[Plan], float]
 class Bench:
     """Measures by a formula, and notes what it was asked."""
 
-    def __init__(self, cost: Cost, peak: Cost = lambda plan: 1e6) -> None:
-        self.cost, self.peak = cost, peak
+    def __init__(self, cost: Cost, peak: Cost = lambda plan: 1e6, snapshot: int = 0) -> None:
+        self.cost, self.peak, self.snapshot = cost, peak, snapshot
         self.asked: list[Plan] = []
         self.limits: list[float] = []
 
@@ -38,7 +38,12 @@ class Bench:
         self.limits.append(limit)
         seconds = self.cost(plan)
         return Measurement(
-            step_seconds=seconds, low=0.9 * seconds, high=1.2 * seconds, peak_bytes=int(self.peak(plan)), steps=5
+            step_seconds=seconds,
+            low=0.9 * seconds,
+            high=1.2 * seconds,
+            peak_bytes=int(self.peak(plan)),
+            steps=5,
+            snapshot_bytes=self.snapshot,
         )
 
 
@@ -313,3 +318,21 @@ def test_the_usual_plan() -> None:
     assert (plan.precision, plan.attention, plan.prediction) == ("bf16", "sdpa", None)
     small = default_plan(PlanRequest(workers=1, micro_batch=100), CPU, batch=10, kernels=())
     assert (small.workers, small.threads, small.micro_batch, small.precision) == (1, 4, 10, "fp32")
+
+
+# --- the copy of the state that is written
+
+
+@pytest.mark.parametrize(
+    ("cluster", "snapshot", "fits"),
+    [(CPU, 9 * 10**8, True), (CPU, 10**9, False), (GPUS, 10**9, True), (GPUS, 2 * 10**12, False)],
+)
+def test_a_plan_has_room_for_the_snapshot_on_the_host(cluster: Cluster, snapshot: int, fits: bool) -> None:
+    bench = Bench(lambda plan: 1.0, snapshot=snapshot)
+    if not fits:
+        with pytest.raises(ModelwrightError, match="does not fit"):
+            chosen(bench, cluster, batch=2, workers=1)
+        return
+    plan = chosen(bench, cluster, batch=2, workers=1)
+    assert plan.prediction is not None
+    assert plan.prediction.peak_bytes == 10**6 + (snapshot if cluster is CPU else 0)

@@ -16,7 +16,7 @@ from modelwright.recipe.changes import Change, below
 from modelwright.recipe.schema import Launch
 from modelwright.runs import Run
 
-INEXACT = ("workers", "threads", "micro_batch", "attention", "compile", "precision", "device")
+INEXACT = ("workers", "threads", "micro_batch", "attention", "compile", "precision", "device", "exchange")
 """Fields of a plan with which sums are added up in another order: results agree, but not in every bit."""
 EXACT = ("recompute", "offload")
 """Fields of a plan that change no bit of any result."""

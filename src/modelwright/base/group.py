@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, overload
 
 import torch
@@ -28,6 +29,26 @@ class _Done:
         return None
 
 
+class _All:
+    def __init__(self, works: Sequence[Work]) -> None:
+        self._works = works
+
+    def wait(self) -> None:
+        for work in self._works:
+            work.wait()
+
+
+@dataclass
+class Traffic:
+    """What this rank has sent from point to point.
+
+    Attributes:
+        sent: bytes.
+    """
+
+    sent: int = 0
+
+
 @dataclass(frozen=True)
 class Group:
     """Ranks that communicate. With one rank every operation is a no-op.
@@ -37,12 +58,14 @@ class Group:
         size: how many ranks.
         process_group: torch's object; ``None`` in a world of one.
         transport: device on which :meth:`gather` moves its bytes.
+        traffic: counts what :meth:`exchange` sends; what a reduction of the backend sends is the backend's affair.
     """
 
     rank: int
     size: int
     process_group: dist.ProcessGroup | None = None
     transport: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    traffic: Traffic = field(default_factory=Traffic, compare=False)
 
     @overload
     def all_reduce(
@@ -66,6 +89,27 @@ class Group:
         if self.size > 1:
             dist.broadcast(tensor, group=self.process_group, group_src=source)
         return tensor
+
+    def exchange(
+        self,
+        *,
+        send: Sequence[tuple[torch.Tensor, int]] = (),
+        receive: Sequence[tuple[torch.Tensor, int]] = (),
+        tag: int = 0,
+    ) -> Work:
+        """Begin to send tensors to ranks of the group and to overwrite others with those of ranks.
+
+        Ranks that meet must name each other in the same order; tensors are contiguous and stay alive until the end.
+        """
+        if not send and not receive:
+            return _Done()
+        self.traffic.sent += sum(tensor.nbytes for tensor, _ in send)
+        operations = [
+            dist.P2POp(operation, tensor, group=self.process_group, tag=tag, group_peer=peer)
+            for operation, pairs in ((dist.isend, send), (dist.irecv, receive))
+            for tensor, peer in pairs
+        ]
+        return _All(dist.batch_isend_irecv(operations))
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value``, by rank, on every rank.

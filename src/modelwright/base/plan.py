@@ -39,7 +39,8 @@ class Plan:
         threads: CPU threads of each worker.
         device: ``cpu`` or ``cuda``.
         layout: sizes of the mesh axes; their product is ``workers``.
-        exchange: how updates travel between replicas.
+        exchange: how updates travel between replicas: a name of ``modelwright.parallel.EXCHANGES``, or a mapping of
+            ``use`` and its settings.
         micro_batch: samples of one forward and backward on one worker.
         precision: in which numbers a step is computed, a name of ``modelwright.parallel.PRECISIONS``.
         attention: attention kernel, such as ``sdpa`` or ``explicit``; ``None`` where the model offers no choice.
@@ -57,7 +58,7 @@ class Plan:
     threads: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     layout: dict[str, int] = field(default_factory=lambda: {"replicate": 1})
-    exchange: str = "all-reduce"
+    exchange: str | dict[str, Any] = "all-reduce"
     micro_batch: int
     precision: str = "fp32"
     attention: str | None = None

@@ -6,7 +6,7 @@ numbers a step is computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -16,11 +16,27 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from modelwright.base.group import Group
+    from modelwright.base.group import Group, Work
     from modelwright.base.world import Mesh
+    from modelwright.parallel.exchanges.contents import Contents
 
 LAYOUTS = Family("layout", {"replicate": "modelwright.parallel.layouts.replicate:Replicate"})
-EXCHANGES = Family("exchange", {"all-reduce": "modelwright.parallel.exchanges.all_reduce:AllReduce"})
+EXCHANGES = Family(
+    "exchange",
+    {
+        "all-reduce": "modelwright.parallel.exchanges.all_reduce:AllReduce",
+        "ring": "modelwright.parallel.exchanges.ring:Ring",
+        "central": "modelwright.parallel.exchanges.central:Central",
+    },
+)
+COMPRESSIONS = Family(
+    "compression",
+    {
+        "none": "modelwright.parallel.exchanges.compressions.none:NoCompression",
+        "bf16": "modelwright.parallel.exchanges.compressions.bf16:Bf16",
+        "powersgd": "modelwright.parallel.exchanges.compressions.powersgd:PowerSGD",
+    },
+)
 PRECISIONS = Family(
     "precision",
     {
@@ -67,11 +83,55 @@ class Exchange(Protocol):
     def before_step(self) -> None:
         """Complete what is open: afterwards every ``.grad`` is the sum over all replicas."""
 
-    def after_step(self) -> None:
-        """Act on the updated parameters (nothing, for synchronous exchanges)."""
+    def after_step(self, masked: Tensor | bool = False) -> None:
+        """Act on the updated parameters; of a step that was ``masked`` nothing was applied."""
 
-    def state(self) -> dict[str, Tensor]:
-        """Tensors to be saved with the State (error feedback and the like)."""
+    def state(self, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+        """This rank's tensors to be saved with the State (error feedback and the like), as ``PARAMETER/KIND``."""
+
+    def load(self, states: Sequence[Mapping[str, Tensor]], names: Mapping[nn.Parameter, str], rank: int) -> None:
+        """Go on from the states of all ranks that there were, which may have been more or fewer than now."""
+
+
+class Reduction(Protocol):
+    """Sums flat tensors over the replicas, in stages: it gives what is under way, and goes on once that is done.
+
+    Every rank calls it for the same tensors in the same order.
+    """
+
+    def sum(self, tensor: Tensor, number: int) -> Iterator[Work]:
+        """Sum ``tensor``, in place; ``number`` is that of the bucket."""
+
+    def sum_short(self, tensor: Tensor, number: int, wire: torch.dtype) -> Generator[Work, None, Tensor]:
+        """The same, where numbers travel in a shorter type and are summed in that of ``tensor``.
+
+        Returns what this rank's roundings left out: over all ranks exactly what the sum lacks.
+        """
+
+
+class Channel(Protocol):
+    """The way of one bucket's gradients, with what is remembered about them."""
+
+    def sum(self, flat: Tensor, reduction: Reduction, number: int) -> Iterator[Work]:
+        """Sum the gradients in ``flat`` in place, nearly, and the flags that follow them exactly."""
+
+    def keep(self, masked: Tensor | bool) -> None:
+        """The step is over: what was learnt in it counts, unless it was masked."""
+
+    def state(self) -> list[dict[str, Tensor]]:
+        """What is remembered, by parameter and kind; an ``error`` is of this rank, all else the same on all."""
+
+    def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Become what :meth:`state` gave."""
+
+
+class Compression(Protocol):
+    """The configuration of what travels in place of whole gradients."""
+
+    exact: ClassVar[bool]
+
+    def channel(self, contents: Contents) -> Channel:
+        """The way of one bucket."""
 
 
 class Program(Protocol):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.written import chosen, written
+from modelwright.parallel import EXCHANGES
+
+
+def _all_reduce() -> object:
+    return EXCHANGES.resolve("all-reduce")()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +29,7 @@ class PlanRequest:
             patterns of their names; auto recomputes only if nothing fits otherwise.
         compile: compile the repeated blocks of the model; auto tries it where the run is long enough to pay for it.
         offload: what is kept in the host's memory between steps; the moments of the optimizer, or none.
+        exchange: how gradients travel between workers.
         measure: measure the candidates before training; without it, auto means a rule of thumb.
     """
 
@@ -34,6 +41,7 @@ class PlanRequest:
     recompute: Literal["auto", "none", "full", "selective"] | tuple[str, ...] = "auto"
     compile: bool | Literal["auto"] = "auto"
     offload: Literal["none", "moments"] = "none"
+    exchange: Annotated[object, EXCHANGES] = field(default_factory=_all_reduce)
     measure: bool = True
 
     def __post_init__(self) -> None:
@@ -41,3 +49,11 @@ class PlanRequest:
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise ModelwrightError(f"'{name}' must be at least 1, not {value}", where=name, remedy="or write auto")
+        if isinstance(self.exchange, str | dict):  # from Python
+            object.__setattr__(self, "exchange", chosen(self.exchange, EXCHANGES))
+
+    @property
+    def planned_exchange(self) -> str | dict[str, Any]:
+        """The exchange as a plan keeps it."""
+        plain: str | dict[str, Any] = written(self.exchange, EXCHANGES)
+        return plain

@@ -33,6 +33,7 @@ class Measurement:
         low, high: fastest and slowest of them.
         peak_bytes: peak memory of the largest worker.
         steps: how many were measured.
+        snapshot_bytes: host memory that one worker takes beside, for the copy of the state that is written.
     """
 
     step_seconds: float
@@ -40,6 +41,7 @@ class Measurement:
     high: float
     peak_bytes: int
     steps: int
+    snapshot_bytes: int = 0
 
 
 class Measure(Protocol):
@@ -127,6 +129,7 @@ def default_plan(
         recompute="none" if request.recompute == "auto" else request.recompute,
         compile=request.compile is True,
         offload=request.offload,
+        exchange=request.planned_exchange,
         steps=1,
         reasons={"plan": "usual values, not measured"},
     )
@@ -168,7 +171,7 @@ def measured(plan: Plan, measurement: Measurement, batch: int) -> Plan:
         step_seconds=measurement.step_seconds,
         step_seconds_low=measurement.low,
         step_seconds_high=measurement.high,
-        peak_bytes=measurement.peak_bytes,
+        peak_bytes=measurement.peak_bytes + (measurement.snapshot_bytes if plan.device == "cpu" else 0),
         samples_per_second=batch / measurement.step_seconds,
         source=f"measured: {measurement.steps} steps of the real loop",
     )
@@ -254,8 +257,11 @@ class _Search:
 
     def _fits(self, candidate: Plan, found: Measurement, label: str) -> bool:
         cluster = self._cluster
-        need = found.peak_bytes * (1 if cluster.device == "cuda" else candidate.workers)
-        have = cluster.device_bytes if cluster.device == "cuda" else cluster.memory_bytes
+        if cluster.device == "cuda":
+            needs = [(found.peak_bytes, cluster.device_bytes), (found.snapshot_bytes, cluster.memory_bytes)]
+        else:
+            needs = [(found.peak_bytes * candidate.workers + found.snapshot_bytes, cluster.memory_bytes)]
+        need, have = max(needs, key=lambda pair: pair[0] - pair[1])
         if need <= have:
             return True
         error = ModelwrightError(

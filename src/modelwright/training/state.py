@@ -101,7 +101,7 @@ class State:
 
     def names(self) -> dict[nn.Parameter, str]:
         """Each parameter's logical name; a tied one has the first of its names."""
-        return {parameter: name for name, parameter in self.model.named_parameters()}
+        return names_of(self.model)
 
     def model_tensors(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers by logical name."""
@@ -176,6 +176,11 @@ class State:
                     where=name,
                     remedy=f"resume with {name} {numbers[name]}, or give the new run another name",
                 )
+
+
+def names_of(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Each parameter's logical name; a tied one has the first of its names."""
+    return {parameter: name for name, parameter in model.named_parameters()}
 
 
 def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -131,7 +131,7 @@ class Update:
         if self.clip is not None:
             clip_(gradients, norm, self.clip)
         self._step_unless(masked)
-        self.program.exchange.after_step()
+        self.program.exchange.after_step(masked)
         self.drop_gradients()
         return norm, masked
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
@@ -21,9 +21,12 @@ class NoExchange:
     def before_step(self) -> None:
         """Nothing is open."""
 
-    def after_step(self) -> None:
+    def after_step(self, masked: Tensor | bool = False) -> None:
         """Nothing to do."""
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
         """Nothing to keep."""
         return {}
+
+    def load(self, states: Sequence[Mapping[str, Tensor]], names: Mapping[nn.Parameter, str], rank: int) -> None:
+        """Nothing to take up."""

@@ -9,10 +9,11 @@ from typing import Annotated, cast
 
 from torch import nn
 
+from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.base.world import Mesh
-from modelwright.parallel import EXCHANGES, ExchangeTechnique
+from modelwright.parallel import COMPRESSIONS, EXCHANGES, ExchangeTechnique
 from modelwright.parallel.exchanges.all_reduce import AllReduce
 from modelwright.parallel.program import LocalProgram
 
@@ -32,8 +33,13 @@ class Replicate:
     exchange: Annotated[object, EXCHANGES] = field(default_factory=AllReduce)
 
     def apply(self, program: LocalProgram, mesh: Mesh) -> ReplicatedProgram:
-        """Give every replica rank 0's tensors and connect the exchange; a collective."""
+        """Give every replica rank 0's tensors and connect the exchange; a collective.
+
+        Raises:
+            ModelwrightError: the exchange remembers errors, which a changing loss scale would falsify.
+        """
         group = mesh.axis(self.axis)
+        _check_compression(self.exchange, program, group)
         equalise(program.model, group)
         _say_what_is_inexact(program.model, group)
         return ReplicatedProgram(program, group, cast(ExchangeTechnique, self.exchange))
@@ -74,6 +80,24 @@ def batch_norms(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, _BATCH_NORM) and (module.training or module.running_mean is None)
     ]
+
+
+def _check_compression(exchange: object, program: LocalProgram, group: Group) -> None:
+    compression = getattr(exchange, "compression", None)
+    if group.size == 1 or getattr(compression, "exact", True):
+        return
+    if program.precision.scaled:
+        raise ModelwrightError(
+            "errors of compressed gradients are remembered from step to step, and a loss scale changes between them",
+            where="plan.exchange",
+            remedy="choose precision bf16, or exchange.compression none",
+        )
+    if group.rank == 0:
+        emit(
+            "exchange-inexact",
+            f"gradients travel compressed, so {group.size} workers do not train exactly like one",
+            compression=COMPRESSIONS.short_name(type(compression)),
+        )
 
 
 def _say_what_is_inexact(model: nn.Module, group: Group) -> None:

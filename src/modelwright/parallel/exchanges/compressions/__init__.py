@@ -1,0 +1,1 @@
+"""What travels in place of whole gradients: one file each."""
