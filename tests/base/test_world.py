@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.world import run_world, warm
+from torch.distributed import TCPStore
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.world import Mesh, world
@@ -142,6 +143,19 @@ def under_torchrun(arguments: list[str]) -> None:
         mesh.world.barrier()
 
 
+def under_an_agent(arguments: list[str]) -> None:
+    """As torch's elastic agents start it: they hold the store, which stays when a world has died."""
+    under = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "job", "MASTER_PORT": arguments[0]}
+    os.environ.update(under)
+    attempt = os.environ["MODELWRIGHT_ATTEMPT"]
+    del os.environ["MODELWRIGHT_GENERATION"]
+    with world(device="cpu", joining=20) as mesh:
+        mesh.world.barrier()
+        if attempt == "0" and mesh.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        mesh.world.barrier()
+
+
 def catches_error(arguments: list[str]) -> None:
     with pytest.raises(KeyError), world(device="cpu", joining=20):
         raise KeyError("inside")
@@ -240,6 +254,18 @@ def test_a_world_forms_again_on_the_same_port_after_a_kill(tmp_path: Path) -> No
     begin = time.monotonic()
     assert started("die_or_sum", tmp_path, port, attempt=1).state == "finished"
     assert time.monotonic() - begin < 5
+
+
+def test_a_world_forms_in_a_store_that_a_dead_one_has_filled(tmp_path: Path) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ends = []
+    for attempt in range(3):
+        placement = Placement(2, 1, start="fork")
+        arguments = [str(store.port)]
+        entry = f"{HERE}:under_an_agent"
+        with start(entry, arguments, placement, logs=tmp_path, warm=warm(), attempt=attempt) as job:
+            ends.append(job.wait(30).state)
+    assert ends == ["failed", "finished", "finished"]
 
 
 @pytest.mark.parametrize(("entry", "rank", "absent"), [("late", 0, "rank 1"), ("no_rank_zero", 1, "rank 0")])

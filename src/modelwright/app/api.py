@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from modelwright.app.session import logged, run_training
 from modelwright.app.stopping import stop_requested
 from modelwright.app.worker import planned
 from modelwright.base.detect import detect
-from modelwright.base.errors import ModelwrightError
+from modelwright.base.errors import ModelwrightError, Stopped
 from modelwright.base.events import emit, listening
 from modelwright.base.plan import Plan
 from modelwright.base.units import parse_count, parse_seconds
@@ -40,6 +41,7 @@ from modelwright.optim.schedules.cosine import Cosine
 from modelwright.planning.request import PlanRequest
 from modelwright.planning.search import default_plan, measured
 from modelwright.runs import Run, locked, remove
+from modelwright.runs.process import elastic_job, is_alive, of_this_job
 from modelwright.training.budget import steps_of
 from modelwright.training.measure import measure
 from modelwright.training.prepared import Prepared
@@ -57,6 +59,8 @@ _OPTIMIZERS = "pass one of modelwright.optim, for example modelwright.optim.adam
 _SCHEDULES = (
     "pass one of modelwright.optim.schedules, for example modelwright.optim.schedules.cosine.Cosine(warmup=0.05)"
 )
+
+_LEASE_SECONDS = 100.0  # A lock of a machine that is gone stands on a file server until its lease ends (NFS: 90 s).
 
 Samples = Dataset | Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]
 LossFunction = Callable[[nn.Module, dict[str, Tensor]], Tensor]
@@ -129,12 +133,15 @@ def train(
         plan: further wishes, such as ``recompute``, ``compile``, ``micro_batch``; nothing is measured here, so ``auto``
             takes the usual value.
         run: name of the run, below ``runs/``, or a path; a fresh name where it is ``None``. A run that was
-            stopped, interrupted or failed goes on where it stood, in as many processes as there are now.
+            stopped, interrupted or failed goes on where it stood, in as many processes as there are now. On a folder
+            that several machines share, torch's elastic agents can make the world smaller and larger: docs/elastic.md.
         quiet: show nothing.
 
     Raises:
         ModelwrightError: a mistake, found before training starts.
-        RunFailed: training diverged.
+        RunFailed: training diverged; or another world has taken the run up.
+        Stopped: below an elastic agent, where another process was asked to stop: all is saved, and this process is to
+            end, so that the agents form the next world.
     """
     _check_technique("optimizer", optimizer, "build", _OPTIMIZERS)
     _check_technique("schedule", schedule, "factor", _SCHEDULES)
@@ -173,6 +180,8 @@ def train(
                 summary = run_training(prepared, record, stop=stop, show=screen.show)
             if mesh.rank == 0:
                 report_or_say(record, console)
+    if summary["status"] == "stopped" and stop.signal is None and elastic_job() is not None:
+        raise _left(record, summary)
     return Result(model, record, summary.get("held_out", {}), summary)
 
 
@@ -243,6 +252,16 @@ def _recorded(run: str | Path | None, mesh: Mesh) -> Iterator[Run]:
         yield record
 
 
+def _left(run: Run, summary: dict[str, Any]) -> Stopped:
+    """Were this process to end in order, its agent would take the job for done."""
+    return Stopped(
+        f"another process was asked to stop, so all did after step {summary['steps']}; everything is saved",
+        signal=signal.SIGTERM,
+        where=str(run.path),
+        remedy="nothing: the elastic agents form the next world, which goes on",
+    )
+
+
 @contextmanager
 def _claimed(run: str | Path | None) -> Iterator[Run]:
     path = Path(run) if run is not None else None
@@ -250,10 +269,28 @@ def _claimed(run: str | Path | None) -> Iterator[Run]:
     name = path.name if path is not None else None
     resumable = name is not None and (folder / name / "run.json").exists()
     record = Run(folder / str(name)) if resumable else Run.create(folder, name, "train")
-    with locked(record.path):
-        if resumable and (record.status() == "finished" or record.alive()):
+    with locked(record.path, patience=_LEASE_SECONDS if elastic_job() is not None else 0.0):
+        if resumable and not _free(record):
             Run.create(folder, name, "train")  # refuses: the name is taken
         yield record
+
+
+def _free(run: Run) -> bool:
+    """Whether the run may be taken up.
+
+    One of this elastic job may, also where its process on another machine cannot be seen: the agents ended that world
+    before they formed this one, and a straggler is kept out by the fence. So may a finished one, whose last world was
+    told to make room for a newcomer: it has no step left to do, and is scored once more.
+    """
+    process = run.record.process
+    ours = of_this_job(process)
+    if run.alive():
+        return ours and is_alive(process) is None
+    if run.status() != "finished":
+        return True
+    if ours:
+        emit("finished-already", f"the run '{run.name}' is finished: it is only scored again", level="warning")
+    return ours
 
 
 @contextmanager
@@ -291,7 +328,8 @@ def _check_same_precision(plan: Plan, precision: str) -> None:
 def _tell_kept(plan: Plan, wished: PlanRequest) -> None:
     """A run goes on by its own plan; wishes that it does not fulfil are not dropped without a word."""
     asked = {name: getattr(wished, name) for name in ("micro_batch", "attention", "recompute", "compile", "offload")}
-    usual = vars(PlanRequest())
+    usual = vars(PlanRequest()) | {"exchange": PlanRequest().planned_exchange}
+    asked["exchange"] = wished.planned_exchange
     kept = {name: value for name, value in asked.items() if value not in (usual[name], getattr(plan, name))}
     if kept:
         told = ", ".join(f"{name} {getattr(plan, name)} (not {value})" for name, value in kept.items())

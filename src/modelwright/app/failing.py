@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.runs import Run
+from modelwright.runs.fence import TakenOver
 
 
 @contextmanager
@@ -15,6 +16,8 @@ def failing(run: Run, *, writes: bool = True) -> Iterator[None]:
     """Note in the run's record, where ``writes``, what ends the block early; and let it go on."""
     try:
         yield
+    except TakenOver:  # the record is the other world's
+        raise
     except BaseException as error:
         if writes:
             _note(run, error)

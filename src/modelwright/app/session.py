@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -14,10 +13,12 @@ from typing import Any
 from modelwright.app.failing import failing
 from modelwright.app.seeing import seeing
 from modelwright.base.detect import detect
+from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit, listening
 from modelwright.base.files import speaking
 from modelwright.export.safetensors import export_weights
 from modelwright.runs import EventLog, MetricsWriter, Run, Status, read_metrics, truncate_after
+from modelwright.runs.fence import Fence, TakenOver
 from modelwright.runs.metrics import steps
 from modelwright.runs.sample_log import SampleLog
 from modelwright.training import checkpoints
@@ -41,24 +42,26 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
 
     Raises:
         ModelwrightError: training failed; the run's record says so.
+        TakenOver: another world has taken the run up meanwhile, and the record is that one's.
     """
     writes = prepared.group.rank == 0
-    with failing(run, writes=writes), logged(run, prepared.group.rank):
+    with failing(run, writes=writes), _fenced(prepared, run) as fence, logged(run, prepared.group.rank):
         _begin(prepared, run, writes)
         watch = prepared.training.watch
         with (
-            _samples_noted(prepared, run),
+            _samples_noted(prepared, run, fence.generation),
             _recorder(prepared, run, writes, show) as recorder,
             seeing(prepared, run, watch) as look,
         ):
             # Closed also when the recorder fails: what is being written is to be there then.
-            with closing(prepared.run(run.checkpoints, stop, recorder.flush)) as records:
+            with closing(prepared.run(run.checkpoints, stop, recorder.flush, fence.check)) as records:
                 for record in records:
                     recorder(record)
                     recorder.add(look(record))
             recorder.add(look.finish())
             recorder.summary |= look.summary(recorder.step_seconds)
         if writes:
+            fence.check()
             with prepared.weights.shown():
                 export_weights(prepared.program.model, _weights(run))
             run.update(status=_status(prepared), summary=recorder.summary)
@@ -114,14 +117,36 @@ def logged(run: Run, rank: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def _samples_noted(prepared: Prepared, run: Run) -> Iterator[None]:
+def _fenced(prepared: Prepared, run: Run) -> Iterator[Fence]:
+    """Take the run up; where another world does so inside the block, that is what is told, whatever came of it."""
+    group = prepared.group
+    taken = Fence.take(run.path).generation if group.rank == 0 else ""
+    fence = Fence(run.path, group.gather(taken)[0])
+    try:
+        yield fence
+    except TakenOver:
+        raise
+    except Exception:
+        _tell_taken_over(fence)
+        raise
+
+
+def _tell_taken_over(fence: Fence) -> None:
+    try:
+        fence.check()
+    except TakenOver:
+        raise
+    except ModelwrightError:
+        return  # it cannot be found out: what came first is told
+
+
+@contextmanager
+def _samples_noted(prepared: Prepared, run: Run, generation: str) -> Iterator[None]:
     """Within the block each rank writes down which samples it uses, where that is wished."""
     if not prepared.training.watch.samples:
         yield
         return
-    group = prepared.group
-    generation: str = group.gather(uuid.uuid4().hex)[0]
-    with SampleLog(run, group.rank, generation) as log:
+    with SampleLog(run, prepared.group.rank, generation) as log:
         prepared.note = log
         try:
             yield

@@ -11,27 +11,26 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import count
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from modelwright.base.errors import ModelwrightError, RunFailed, nearest
 from modelwright.base.group import Group
+from modelwright.base.meeting import meet
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LOOPBACK = ("127.0.0.1", "localhost")
 _PARTING_SECONDS = 5.0
 _KNOCKING_SECONDS = 0.02
 
-_formings: dict[str, Iterator[int]] = {}
 # A store lives as long as rank 0: whoever holds a mesh of an earlier world would keep its port taken anyway.
 _hosted: dict[tuple[str, int], TCPStore] = {}
 
@@ -179,8 +178,8 @@ def _sizes(layout: Mapping[str, int] | None, size: int) -> dict[str, int]:
 
 @contextmanager
 def _joined(seat: _Seat, device: torch.device, timeout: float, joining: float) -> Iterator[None]:
-    meeting = PrefixStore(_forming(seat), _store(seat, joining))
-    _meet(meeting, seat, joining)
+    store = _store(seat, joining)
+    meeting = meet(store, seat.rank, seat.size, space=_job(), seconds=joining, where=seat.where)
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(
@@ -204,11 +203,9 @@ def _joined(seat: _Seat, device: torch.device, timeout: float, joining: float) -
         dist.destroy_process_group()
 
 
-def _forming(seat: _Seat) -> str:
-    """A key that no earlier forming of this world has used: stale addresses of dead ranks stay unseen."""
-    restart = f"{os.environ.get('TORCHELASTIC_RUN_ID')}-{os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
-    generation = os.environ.get("MODELWRIGHT_GENERATION", f"{restart}-{seat.size}")
-    return f"modelwright/{generation}/{next(_formings.setdefault(generation, count()))}"
+def _job() -> str:
+    """What the ranks belong to: whoever launched them may have given them a store that others use too."""
+    return os.environ.get("MODELWRIGHT_GENERATION", os.environ.get("TORCHELASTIC_RUN_ID", ""))
 
 
 def _store(seat: _Seat, joining: float) -> TCPStore:
@@ -274,27 +271,6 @@ def _nobody(seat: _Seat, joining: float) -> RunFailed:
         where=seat.where,
         remedy="rank 0 has died (see its log), or the address is wrong",
     )
-
-
-def _meet(meeting: Store, seat: _Seat, joining: float) -> None:
-    meeting.set(f"here/{seat.rank}", "yes")
-    everyone = [f"here/{rank}" for rank in range(seat.size)]
-    try:
-        meeting.wait(everyone, timedelta(seconds=joining))
-    except RuntimeError as error:
-        raise RunFailed(
-            f"rank {seat.rank} waited {joining:g} s for {_absent(meeting, everyone)}",
-            where=seat.where,
-            remedy="look into the log of the rank that did not come; slow to start? raise joining",
-        ) from error
-
-
-def _absent(meeting: Store, everyone: Sequence[str]) -> str:
-    try:
-        ranks = [str(rank) for rank, key in enumerate(everyone) if not meeting.check([key])]
-    except RuntimeError:  # rank 0 and its store have gone
-        ranks = ["0"]
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(ranks)}, which did not come"
 
 
 def _part(meeting: Store, seat: _Seat) -> None:

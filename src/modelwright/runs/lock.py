@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,20 @@ from modelwright.base.files import speaking
 
 _NAME = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_TRYING_SECONDS = 0.1
 _held: set[int] = set()
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock of the run in ``path``; processes that are started or forked meanwhile do not hold it.
 
-    On file systems without locks an event says so, and the block runs all the same.
+    On file systems without locks an event says so, and the block runs all the same. Whether a lock keeps out other
+    machines is up to the file system; see :mod:`modelwright.runs.fence`.
+
+    Args:
+        path: of the run.
+        patience: seconds to wait for another process to let go of it.
 
     Raises:
         ModelwrightError: another process holds it, or the run cannot be written to.
@@ -31,7 +38,7 @@ def locked(path: Path) -> Iterator[None]:
         descriptor = os.open(path / _NAME, os.O_RDWR | os.O_CREAT, 0o644)  # closed on exec
     _held.add(descriptor)
     try:
-        if not _taken(descriptor, path):
+        if not _taken_within(patience, descriptor, path):
             raise ModelwrightError(
                 f"the run '{path.absolute().name}' is still at work in another process",
                 where=str(path),
@@ -54,6 +61,13 @@ def is_locked(path: Path) -> bool:
         return not _taken(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def _taken_within(patience: float, descriptor: int, path: Path) -> bool:
+    end = time.monotonic() + patience
+    while not (taken := _taken(descriptor, path)) and time.monotonic() < end:
+        time.sleep(_TRYING_SECONDS)
+    return taken
 
 
 def _taken(descriptor: int, path: Path) -> bool:

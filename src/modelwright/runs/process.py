@@ -8,11 +8,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+_NO_JOB = ("", "none")  # the latter where torchrun was given no --rdzv-id
+
 
 def this_process() -> dict[str, Any]:
-    """The running process, told apart from all others: machine, boot, number and start time."""
-    pid = os.getpid()
-    return {"host": platform.node(), "boot": _boot(), "pid": pid, "started": _started(pid)}
+    """The running process, told apart from all others: machine, boot, number, start time; and its elastic job, if any.
+
+    That is the name under which torch's elastic agents, on whatever machines, work together.
+    """
+    pid, job = os.getpid(), elastic_job()
+    process = {"host": platform.node(), "boot": _boot(), "pid": pid, "started": _started(pid)}
+    return process if job is None else process | {"job": job}
+
+
+def elastic_job() -> str | None:
+    """Name of the elastic job that this process works in; ``None`` where no agent has started it under a name."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return None if job in _NO_JOB else job
+
+
+def of_this_job(process: Mapping[str, Any]) -> bool:
+    """Whether a process worked in the elastic job that this one works in."""
+    job = elastic_job()
+    return job is not None and process.get("job") == job
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:

@@ -15,6 +15,7 @@ from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.base.plan import Plan
 from modelwright.base.world import Mesh
+from modelwright.base.written import chosen
 from modelwright.data.loader import Loader
 from modelwright.models.attention import set_attention
 from modelwright.models.starts.freezing import frozen_norms
@@ -32,10 +33,11 @@ from modelwright.training import checkpoints
 from modelwright.training.checking import better_of, check_fit, monitor_of
 from modelwright.training.due import SavingDue
 from modelwright.training.evaluation import evaluate_unless
+from modelwright.training.exchanging import Exchanged
 from modelwright.training.fit import Record, fit
 from modelwright.training.patience import Patience, check_monitor
 from modelwright.training.reference import reference_of
-from modelwright.training.state import Numbers, State
+from modelwright.training.state import Numbers, State, Tensors, names_of
 from modelwright.training.steps import steps
 from modelwright.training.training import Training
 from modelwright.training.update import Update
@@ -63,6 +65,8 @@ class Prepared:
         self.updates = _updates(training, plan, self.program)
         self.weights = Weights(training.averaging, self.program.model, [update.optimizer for update in self.updates])
         self.patience = _patience(training)
+        exchanges = {update.name: update.program.exchange for update in self.updates}
+        self.exchanged = Exchanged(exchanges, self.group, names_of(self.program.model))
         self.state = State(
             model=self.program.model,
             optimizer=joined([update.optimizer for update in self.updates]),
@@ -71,7 +75,7 @@ class Prepared:
             total=plan.steps,
             averages=self.weights.averages,
             numbers_of=self._numbers(),
-            tensors_of={"best": self.weights.best} if self.patience is not None else {},
+            tensors_of=self._tensors(),
         )
 
     def _numbers(self) -> dict[str, Numbers]:
@@ -85,6 +89,10 @@ class Prepared:
             if (schedule := remembering(update.schedule)) is not None:
                 parts[f"{prefix}schedule"] = schedule
         return parts
+
+    def _tensors(self) -> dict[str, Tensors]:
+        best: dict[str, Tensors] = {"best": self.weights.best} if self.patience is not None else {}
+        return {"exchange": self.exchanged, **best}
 
     def loader(self) -> Loader:
         """This rank's micro-batches, from the state's place in the data to its last step."""
@@ -104,12 +112,16 @@ class Prepared:
         )
 
     def run(
-        self, checkpoint_folder: Path | None, stop: Callable[[], bool], before_save: Callable[[], None] = lambda: None
+        self,
+        checkpoint_folder: Path | None,
+        stop: Callable[[], bool],
+        before_save: Callable[[], None] = lambda: None,
+        permit: Callable[[], None] = lambda: None,
     ) -> Generator[Record, None, None]:
         """Train to the end of the budget, evaluating and saving on the way.
 
         ``before_save`` puts away what was yielded so far: a run that is killed goes on from a checkpoint, and what
-        went before would be missing.
+        went before would be missing. ``permit`` is asked where a checkpoint is about to be published.
         """
         saving, evaluation = self.training.saving, self.training.evaluation
         self._stop = stop
@@ -119,7 +131,7 @@ class Prepared:
             self.state,
             evaluate=self.evaluate if self.training.data.held_out is not None else None,
             evaluate_every=evaluation.every,
-            saver=self._saver(checkpoint_folder, before_save) if checkpoint_folder is not None else None,
+            saver=self._saver(checkpoint_folder, before_save, permit) if checkpoint_folder is not None else None,
             save_due=SavingDue(saving, self.state, self.group),
             judge=self._judge,
             ended=lambda: self.ended,
@@ -188,7 +200,7 @@ class Prepared:
                 samples=None if whole else self.training.evaluation.samples,
             )
 
-    def _saver(self, folder: Path, before_save: Callable[[], None]) -> checkpoints.Saver:
+    def _saver(self, folder: Path, before_save: Callable[[], None], permit: Callable[[], None]) -> checkpoints.Saver:
         training, monitor = self.training, self.training.evaluation.monitor
         if training.saving.keep_best and training.evaluation.every and training.data.held_out is not None:
             check_monitor(monitor, training.metrics)
@@ -200,6 +212,7 @@ class Prepared:
             weights=self.weights,
             monitor=(monitor, better_of(monitor)),
             before=lambda: self._before_save(before_save),
+            permit=permit,
         )
 
     def _before_save(self, before_save: Callable[[], None]) -> None:
@@ -207,6 +220,7 @@ class Prepared:
             update.settle(self.group)
         before_save()
         self.program.synchronise()
+        self.exchanged.collect()
 
 
 def _never() -> bool:
@@ -229,7 +243,7 @@ def _laid_out(training: Training, plan: Plan, mesh: Mesh) -> ReplicatedProgram:
     if plan.compile:
         compile_regions(model)
     _say_what_micro_batches_change(training, plan, mesh)
-    return Replicate(exchange=EXCHANGES.resolve(plan.exchange)()).apply(program, mesh)
+    return Replicate(exchange=chosen(plan.exchange, EXCHANGES)).apply(program, mesh)
 
 
 def begun(objective: Objective, model: nn.Module) -> Objective:

@@ -139,3 +139,21 @@ def test_what_cannot_be_is_refused(fields: dict[str, object], where: str) -> Non
         Saving(**fields)
     assert caught.value.where == where
     assert caught.value.remedy
+
+
+def test_a_run_that_keeps_no_best_any_more_names_none(tmp_path: Path) -> None:
+    store = tmp_path / "store" / tmp_path.name / "run"
+    folder = tmp_path / "run"
+    fields = {"evaluation": Evaluation(every=2), "held_out": unlike(), "total": 14}
+    saving = {"every": 2, "keep": 1, "to": str(tmp_path / "store")}
+    first = prepare(points(), saving=Saving(keep_best=1, **saving), **fields)
+    list(first.run(folder, lambda: first.state.step >= 10))
+    best = best_checkpoint(folder)
+    assert best is not None and (store / "best.json").exists() and (store / best.name).exists()
+    second = prepare(points(), saving=Saving(keep_best=0, **saving), **fields)
+    checkpoints.load_newest(second.state, folder, second.group)
+    records = second.run(folder, lambda: False)
+    assert best_checkpoint(folder) is None  # from the beginning: a verb may look at it now
+    list(records)
+    assert sorted(path.name for path in folder.iterdir()) == [name(14)]
+    assert sorted(path.name for path in store.iterdir()) == [name(14)]

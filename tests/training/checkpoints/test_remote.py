@@ -20,6 +20,7 @@ from modelwright.base.events import Event
 from modelwright.base.group import Group
 from modelwright.base.world import Mesh
 from modelwright.data.memory import InMemory
+from modelwright.runs import Run
 from modelwright.training import checkpoints
 from modelwright.training.checkpoints.remote import RemoteStore
 from modelwright.training.fit import Saved
@@ -64,6 +65,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def machine(tmp_path: Path, name: str) -> Path:
     """The checkpoints of the run ``mine`` on a machine."""
     return tmp_path / name / "mine" / "checkpoints"
+
+
+def begun(tmp_path: Path, name: str, recipe: str = "optimizer: {lr: 0.1}\n", data: str = "text-1") -> Path:
+    """The same, of a run that has a record."""
+    run = Run.create(tmp_path / name, "mine", "train")
+    if recipe:
+        run.write_recipe(recipe)
+    (run.path / "data.json").write_text(json.dumps({"format": 1, "name": data}))
+    return run.checkpoints
 
 
 def trained(folder: Path, url: str, steps: int = 10, **saving: Any) -> Any:
@@ -205,6 +215,44 @@ def test_the_best_stay_there_too(tmp_path: Path, url: str) -> None:
     assert content(url, "best.json") == (folder / "best.json").read_bytes()
 
 
+def test_what_missed_the_store_is_copied_when_the_run_goes_on(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = machine(tmp_path, "first")
+    with monkeypatch.context() as patched, pytest.raises(ModelwrightError, match="TimeoutError"):
+        patched.setattr("modelwright.training.checkpoints.remote.RemoteStore", Unreachable)
+        patched.setattr(Unreachable, "away", True)
+        trained(folder, url)
+    assert remote(url).names() == []
+    assert [path.name for path in checkpoints.list_checkpoints(folder)] == ["step-00000010", "step-00000008"]
+    with heard() as events:
+        assert trained(folder, url).state.step == 10  # no step is left
+    assert kinds(events) == ["checkpoint-stored", "checkpoint-stored"]
+    assert remote(url).names() == ["step-00000010", "step-00000008"]
+    for path in checkpoints.list_checkpoints(folder):
+        assert remote(url).has(path)
+    with heard() as events:
+        trained(folder, url)
+    assert kinds(events) == []  # nothing is missing any more
+    again = prepare(points())
+    assert checkpoints.load_newest(again.state, machine(tmp_path, "second"), ALONE, url) is not None
+
+
+def test_what_is_half_copied_or_another_one_there_is_copied_and_what_is_damaged_here_is_not(tmp_path: Path) -> None:
+    url, folder = str(tmp_path / "store"), machine(tmp_path, "first")
+    trained(folder, url)
+    truth = content(url, "step-00000010/manifest.json")
+    overwrite(url, "step-00000010/manifest.json", truth.replace(b'"format": 1', b'"format": 1 '))
+    lost = place(url, "step-00000008/manifest.json")
+    lost[0].rm_file(lost[1])
+    (folder / "step-00000008" / "model.safetensors").write_bytes(b"damaged")
+    with heard() as events:
+        trained(folder, url)
+    assert [event.details["step"] for event in events if event.kind == "checkpoint-stored"] == [10]
+    assert content(url, "step-00000010/manifest.json") == truth
+    assert not lost[0].exists(lost[1])
+
+
 class Unreachable(RemoteStore):
     """Away for a while."""
 
@@ -304,3 +352,77 @@ def test_half_an_upload_is_recognised(tmp_path: Path, url: str) -> None:
     with heard() as events:
         assert checkpoints.load_newest(prepare(points()).state, second, ALONE, url) is None
     assert kinds(events) == ["checkpoint-damaged"]
+
+
+# --- whose they are
+
+
+def test_a_run_of_the_same_name_that_learns_the_same_goes_on(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    first, second = begun(tmp_path, "first"), begun(tmp_path, "second", "plan: {workers: 2}\noptimizer: {lr: 0.1}\n")
+    trained(first, url, steps=5)
+    with heard() as events:
+        assert trained(second, url, steps=8).state.step == 8
+    assert kinds(events) == ["checkpoint-fetched"]
+    with heard() as events:  # the first machine is there again
+        assert trained(first, url).state.step == 10
+    assert kinds(events) == ["checkpoint-fetched"]
+    assert len(remote(url).mark()["runs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "why"),
+    [
+        ("optimizer: {lr: 0.2}\n", "text-1", "which differs in optimizer.lr"),
+        ("optimizer: {lr: 0.1}\n", "text-2", "which differs in the data itself"),
+    ],
+)
+def test_another_run_of_the_same_name_is_refused(tmp_path: Path, recipe: str, data: str, why: str) -> None:
+    url = str(tmp_path / "store")
+    trained(begun(tmp_path, "first"), url, steps=5)
+    other = begun(tmp_path, "other", recipe, data)
+    prepared = prepare(points(), saving=Saving(to=url))
+    for attempt in (
+        lambda: checkpoints.load_newest(prepared.state, other, ALONE, url),
+        lambda: checkpoints.find_newest(other, url),
+        lambda: prepared.run(other, lambda: False),  # before the first step
+    ):
+        with pytest.raises(ModelwrightError, match="another run that is called 'mine'") as caught:
+            attempt()
+        assert why in caught.value.what
+    assert not checkpoints.list_checkpoints(other)
+
+
+def test_a_run_with_checkpoints_of_its_own_takes_over_no_others(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    trained(begun(tmp_path, "first"), url, steps=5)
+    other = begun(tmp_path, "other")
+    checkpoints.save(prepare(points()).state, other, ALONE, 1)
+    with pytest.raises(ModelwrightError, match="this run has checkpoints of its own"):
+        trained(other, url)
+    assert remote(url).names() == ["step-00000005", "step-00000004"]
+
+
+def test_where_nothing_tells_what_was_learnt_it_is_said(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    first, second = begun(tmp_path, "first", ""), begun(tmp_path, "second", "")
+    for folder in (first, second):
+        (folder.parent / "data.json").unlink()  # begun in Python
+    trained(first, url, steps=5)
+    with heard() as events:
+        trained(second, url)
+    assert kinds(events) == ["store-taken-over", "checkpoint-fetched"]
+
+
+def test_a_store_from_before_marks_is_known_by_its_checkpoints(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    folder = begun(tmp_path, "first")
+    trained(folder, url, steps=5)
+    files, mark = place(url, "run.json")
+    files.rm_file(mark)
+    assert trained(folder, url, steps=6).state.step == 6
+    files.rm_file(mark)
+    overwrite(url, "step-00000006/manifest.json", b"{}")
+    overwrite(url, "step-00000005/manifest.json", b"{}")
+    with pytest.raises(ModelwrightError, match="another run"):
+        trained(folder, url)

@@ -103,6 +103,17 @@ def drop_others(newest: Path, keep: int, keep_best: int = 0) -> None:
             _remove(folder / name)
 
 
+def forget_best(folder: Path, keep_best: int) -> None:
+    """Name no best ones any more where none are kept: what was named is in nobody's care, and goes with the next save.
+
+    Raises:
+        ModelwrightError: no permission.
+    """
+    if keep_best == 0:
+        with speaking(folder):
+            (folder / BEST).unlink(missing_ok=True)
+
+
 def _remove(path: Path) -> None:
     """Out of sight first: a kill in between leaves nothing that looks like a checkpoint."""
     hidden = path.with_name(f".{path.name}.dropped")

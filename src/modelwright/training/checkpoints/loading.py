@@ -16,6 +16,7 @@ from modelwright.base.group import Group
 from modelwright.runs.weights import find_damage, list_checkpoints, step_of
 from modelwright.training.checkpoints import tensor_file
 from modelwright.training.checkpoints.background import await_writing
+from modelwright.training.checkpoints.owner import claim
 from modelwright.training.checkpoints.snapshot import FORMAT, FURTHER, MODEL, OPTIMIZER
 from modelwright.training.checkpoints.storing import CheckpointStore, open_store
 from modelwright.training.state import State
@@ -38,7 +39,8 @@ def load_newest(state: State, folder: Path, group: Group, to: str | None = None)
         The one that was loaded; ``None`` where there is none. A damaged one is named by an event and passed over.
 
     Raises:
-        ModelwrightError: it does not fit this training, is of a newer modelwright, or a rank cannot see it.
+        ModelwrightError: it does not fit this training, is of a newer modelwright, or a rank cannot see it; or the
+            store is that of another run.
     """
     await_writing(folder)
     store, found = _look(folder, to) if group.rank == 0 else (None, [])
@@ -165,6 +167,8 @@ def _look(folder: Path, to: str | None) -> tuple[CheckpointStore | None, list[tu
             raise
         emit("store-unreachable", f"only the disk is looked at: {error.what}", level="warning", where=error.where)
         return None, here
+    if away:
+        claim(store, folder)
     return store, sorted([*here, *away], key=lambda found: step_of(found[0]), reverse=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +21,7 @@ try:
 except ImportError as error:
     raise MissingExtra("store", "a store for checkpoints") from error
 
+_MARK = "run.json"
 _CHUNK = 2**22
 _REMEDY = "look at the address, the network and the permissions; or leave saving.to out"
 
@@ -71,6 +72,23 @@ class RemoteStore:
         found = [PurePosixPath(str(path).rstrip("/")).name for path in paths]
         return sorted((name for name in found if is_checkpoint(name)), key=step_of, reverse=True)
 
+    def has(self, path: Path) -> bool:
+        """Whether this very checkpoint is there, whole: the manifest comes last and has the hash of every file."""
+        with speaking(path):
+            ours = (path / MANIFEST).read_bytes()
+        return self._read(f"{self._base}/{path.name}/{MANIFEST}") == ours
+
+    def mark(self) -> dict[str, Any]:
+        """Whose checkpoints they are, as it was written there; empty where nothing was."""
+        found = self._json(f"{self._base}/{_MARK}")
+        return found if isinstance(found, dict) else {}
+
+    def set_mark(self, mark: Mapping[str, Any]) -> None:
+        """Write down whose checkpoints they are."""
+        with self._reached():
+            self._files.makedirs(self._base, exist_ok=True)
+            self._files.pipe_file(f"{self._base}/{_MARK}", json.dumps(mark, indent=2).encode())
+
     def upload(self, path: Path) -> None:
         """Copy a checkpoint, its manifest last; and ``best.json`` from beside it."""
         remote = f"{self._base}/{path.name}"
@@ -91,6 +109,8 @@ class RemoteStore:
             for name in dropped:
                 self._remove(f"{self._base}/{name}/{MANIFEST}")
                 self._files.rm(f"{self._base}/{name}", recursive=True)
+            if keep_best == 0:
+                self._remove(f"{self._base}/{BEST}")
         return dropped
 
     def download(self, name: str, folder: Path) -> str | None:
@@ -145,11 +165,15 @@ class RemoteStore:
         return None if digest.hexdigest() == expected["sha256"] else f"{file} differs from its hash"
 
     def _score(self, name: str) -> Score | None:
+        manifest = self._json(f"{self._base}/{name}/{MANIFEST}")
+        return score_in(manifest) if isinstance(manifest, dict) else None
+
+    def _json(self, path: str) -> Any:
+        """``None`` where there is none, or it is not readable."""
         try:
-            manifest = json.loads(self._read(f"{self._base}/{name}/{MANIFEST}") or b"{}")
+            return json.loads(self._read(path) or b"null")
         except ValueError:
             return None
-        return score_in(manifest) if isinstance(manifest, dict) else None
 
     def _read(self, path: str) -> bytes | None:
         with self._reached():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,12 @@ from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.base.phases import Phase, enter
 from modelwright.base.units import seconds_text
-from modelwright.runs.weights import find_damage
+from modelwright.runs.weights import find_damage, step_of
 from modelwright.training.checkpoints.background import Background, await_writing
-from modelwright.training.checkpoints.keeping import Score, drop_others, score_of
+from modelwright.training.checkpoints.keeping import Score, drop_others, forget_best, score_of
+from modelwright.training.checkpoints.owner import claim
 from modelwright.training.checkpoints.snapshot import Contents, Snapshot
-from modelwright.training.checkpoints.storing import CheckpointStore, open_store
+from modelwright.training.checkpoints.storing import CheckpointStore, missing, open_store
 from modelwright.training.checkpoints.writing import clear_leftovers, write
 from modelwright.training.settings import Saving
 from modelwright.training.state import State
@@ -39,9 +41,10 @@ class Saver:
         weights: knows the weights to be scored, where they are not those in training.
         monitor: name of the score that tells the best checkpoints, and which direction is better.
         before: called on every rank before each snapshot; a collective.
+        permit: asked where rank 0 writes, before it begins and before it publishes; raises where it may not.
 
     Raises:
-        ModelwrightError: the store cannot be written to.
+        ModelwrightError: the store cannot be written to, or is that of another run.
     """
 
     def __init__(
@@ -54,9 +57,10 @@ class Saver:
         weights: Weights | None = None,
         monitor: tuple[str, Literal["lower", "higher"]] = ("loss", "lower"),
         before: Callable[[], None] = lambda: None,
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         self._state, self._folder, self._group, self._saving = state, folder, group, saving
-        self._weights, self._monitor, self._before = weights, monitor, before
+        self._weights, self._monitor, self._before, self._permit = weights, monitor, before, permit
         self._writes = group.rank == 0
         self._snapshot, self._background = Snapshot(), Background(folder)
         self._store = _checked_store(saving, folder) if self._writes else None
@@ -66,7 +70,10 @@ class Saver:
         if self._writes:
             await_writing(folder)
             clear_leftovers(folder)
+            forget_best(folder, saving.keep_best)
             self._score = score_of(folder / f"step-{state.step:08d}")
+        if self._store is not None:
+            self._background.start(partial(self._catch_up, self._store, state.step))
 
     def observe(self, scores: Mapping[str, float]) -> None:
         """Hear the held-out scores of the weights as they are; the next checkpoints go by them."""
@@ -134,8 +141,9 @@ class Saver:
     def _write(self, contents: Contents, score: Score | None) -> None:
         target = self._folder / contents.name
         try:
+            self._permit()
             if not target.exists() or find_damage(target):
-                write(contents, target, score)
+                write(contents, target, score, self._permit)
             self._written.append(target)
             drop_others(target, self._saving.keep, self._saving.keep_best)
         except BaseException as error:
@@ -143,6 +151,21 @@ class Saver:
             emit("save-failed", f"saving {contents.name} failed: {what}", level="error", step=contents.step)
             raise
         self._copy(target, contents.step)
+
+    def _catch_up(self, store: CheckpointStore, step: int) -> None:
+        """Copy what an earlier sitting wrote while the store was out of reach."""
+        try:
+            late = missing(store, self._folder, step)
+        except ModelwrightError as error:
+            self._unstored = error
+            emit("store-unreachable", f"what it lacks is not known: {error.what}", level="warning", where=error.where)
+            return
+        for path in late:
+            self._permit()
+            self._copy(path, step_of(path.name))
+            if self._unstored is None:
+                message = f"{path.name} had missed the store, and is there now"
+                emit("checkpoint-stored", message, step=step_of(path.name), store=store.where(path.name))
 
     def _copy(self, path: Path, step: int) -> None:
         """To the store, if any. It may be out of reach for a while: training goes on, the end tells."""
@@ -181,4 +204,5 @@ def _checked_store(saving: Saving, folder: Path) -> CheckpointStore | None:
         return None
     store = open_store(saving.to, folder)
     store.check()
+    claim(store, folder)
     return store

@@ -65,6 +65,14 @@ class Snapshot:
         return Contents(state.step, files, f"{numbers}\n", arrived)
 
 
+def snapshot_bytes(state: State, weights: Weights | None = None) -> int:
+    """The memory that :class:`Snapshot` takes for this state, once the optimizer has its moments."""
+    files = _files(state, weights)
+    sizes = {(tensor.data_ptr(), tensor.nbytes) for tensors in files.values() for tensor in tensors.values()}
+    shown = weights is not None and weights.swapped
+    return sum(size for _, size in sizes) + shown * sum(tensor.nbytes for tensor in state.model_tensors().values())
+
+
 def _files(state: State, weights: Weights | None) -> dict[str, dict[str, Tensor]]:
     files = {MODEL: state.model_tensors(), OPTIMIZER: state.optimizer_tensors()}
     if further := state.further_tensors():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from modelwright.base.choice import import_path
+from modelwright.runs.weights import find_damage, list_checkpoints, step_of
+from modelwright.training.checkpoints.keeping import MANIFEST
 
 
 class CheckpointStore(Protocol):
@@ -24,6 +27,18 @@ class CheckpointStore(Protocol):
         """Of the checkpoints that are there, whole or not, newest first."""
         ...
 
+    def has(self, path: Path) -> bool:
+        """Whether this very checkpoint is there, whole; not only one of its name."""
+        ...
+
+    def mark(self) -> dict[str, Any]:
+        """Whose checkpoints they are, as it was written there; empty where nothing was."""
+        ...
+
+    def set_mark(self, mark: Mapping[str, Any]) -> None:
+        """Write down whose checkpoints they are."""
+        ...
+
     def upload(self, path: Path) -> None:
         """Copy a checkpoint: its data first, its manifest last, so that a half copied one is recognised."""
         ...
@@ -35,6 +50,16 @@ class CheckpointStore(Protocol):
     def download(self, name: str, folder: Path) -> str | None:
         """Copy a checkpoint into ``folder``, complete or not at all; what is wrong with it, or ``None``."""
         ...
+
+
+def missing(store: CheckpointStore, folder: Path, step: int) -> list[Path]:
+    """The whole checkpoints in ``folder``, up to that step, that came after the last one the store has; oldest first.
+
+    Earlier ones it lacks as they were dropped there.
+    """
+    here = [path for path in list_checkpoints(folder) if step_of(path.name) <= step and (path / MANIFEST).exists()]
+    late = list(takewhile(lambda path: not store.has(path), here))
+    return [path for path in reversed(late) if find_damage(path) is None]
 
 
 def open_store(url: str, folder: Path) -> CheckpointStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from modelwright.training.checkpoints.snapshot import FORMAT, Contents
 from modelwright.training.checkpoints.tensor_file import write_tensors
 
 
-def write(contents: Contents, target: Path, score: Score | None = None) -> None:
+def write(
+    contents: Contents, target: Path, score: Score | None = None, permit: Callable[[], None] = lambda: None
+) -> None:
     """Write ``contents`` to the folder ``target``: first into a hidden one beside it, which is then renamed.
 
     Raises:
-        ModelwrightError: disk full, no permission.
+        ModelwrightError: disk full, no permission; or ``permit``, asked just before the renaming, raises it.
     """
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
@@ -27,6 +30,7 @@ def write(contents: Contents, target: Path, score: Score | None = None) -> None:
     try:
         with speaking(partial):
             _fill(partial, contents, score)
+            permit()
             shutil.rmtree(target, ignore_errors=True)  # if it is there, it is damaged
             partial.rename(target)
             flush_folder(target.parent)
