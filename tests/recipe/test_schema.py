@@ -52,6 +52,8 @@ def test_shipped_recipes_load_and_come_back_equal(name: str) -> None:
         ("plan.precision=pf16", "one of auto, fp32, tf32, bf16", "did you mean 'fp16'?"),
         ("plan.workers=0", "at least 1", "auto"),
         ("launch.port=99999", "between 1 and 65535", "leave it out"),
+        ("launch={max: 4}", "needs 'min' too", "launch: {min: 1, max: 4}"),
+        ("launch={min: 3, max: 2}", "'max' (2) is below 'min'", "launch: {min: 1, max: 4}"),
         ("optimizer.lr=-1", "lr", "learning rate"),
         ("schedule.warmup=-1", "warmup", "steps of the warm-up"),
         ("model.activation=relu", "'activation' must be", ""),

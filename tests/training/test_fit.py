@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 
-from tests.training.small import points, prepare, same, snapshot
+import pytest
+from tests.training.small import BATCH, at, heard, points, prepare, same, snapshot
 from tests.world import run_world
 
+from modelwright.base.errors import RunFailed
 from modelwright.base.group import Group
 from modelwright.base.world import Mesh
 from modelwright.data.memory import InMemory
@@ -17,11 +20,13 @@ from modelwright.training import checkpoints
 from modelwright.training.due import LEARNED_AFTER, SavingDue
 from modelwright.training.fit import Evaluated, Record, Saved
 from modelwright.training.prepared import Prepared
+from modelwright.training.reading import Reading
 from modelwright.training.settings import Evaluation, Saving
 from modelwright.training.steps import Step
 
 TOTAL = 7
 HELD_OUT = InMemory(points())
+SAVING = Saving(every=3)
 
 
 def prepared(**fields: object) -> Prepared:
@@ -204,3 +209,73 @@ def test_the_slowest_clock_decides_in_the_first_steps() -> None:
 
 def test_ranks_of_different_speed_save_at_the_same_steps() -> None:
     assert run_world("tests.training.test_fit:slow_and_fast", 2) == [[20, 40], [20, 40]]
+
+
+# --- the last step is judged, whatever ends the loop
+
+
+class Ended(Exception):
+    """Of the caller, or of a part of the training."""
+
+
+def to_its_end(training: Prepared, folder: Path) -> None:
+    list(training.run(folder, lambda: False))
+
+
+def stopped_before_scoring(training: Prepared, folder: Path) -> None:
+    list(training.run(folder, lambda: training.state.step >= 3))
+
+
+def closed(training: Prepared, folder: Path) -> None:
+    stream = training.run(folder, lambda: False)
+    for record in stream:
+        if isinstance(record, Step) and record.number == 3:
+            stream.close()
+
+
+def failing_between(training: Prepared, folder: Path) -> None:
+    def fail() -> None:
+        if training.state.step == 3:
+            raise Ended
+
+    with pytest.raises(Ended):
+        list(training.run(folder, lambda: False, fail))
+
+
+def failing_in_a_step(training: Prepared, folder: Path) -> None:
+    def fail(number: int, indices: object) -> None:
+        if number == 3:
+            raise Ended
+
+    training.note = fail
+    with pytest.raises(Ended):
+        list(training.run(folder, lambda: False))
+
+
+WAYS = [to_its_end, stopped_before_scoring, closed, failing_between, failing_in_a_step]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_step_left_out_last_is_told_once(
+    tmp_path: Path, way: Callable[[Prepared, Path], None], late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an accelerator the numbers of a step are looked at one step late."""
+    if late:
+        monkeypatch.setattr(Reading, "immediate", property(lambda reading: False))
+    arrays, last = points(), TOTAL if way is to_its_end else 3
+    for position in range(last * BATCH - BATCH, last * BATCH):
+        arrays["inputs"][at(position)] = math.nan
+    with heard() as events:
+        way(prepare(arrays, total=TOTAL, held_out=HELD_OUT, evaluation=Evaluation(every=3), saving=SAVING), tmp_path)
+    assert [event.details["step"] for event in events if event.kind == "step-masked"] == [last]
+
+
+def test_a_step_that_ends_the_run_is_told_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reading, "immediate", property(lambda reading: False))
+    monkeypatch.setattr("modelwright.training.steps.MASKED_IN_A_ROW", 2)
+    arrays = points()
+    arrays["inputs"][:] = math.nan
+    with heard() as events, pytest.raises(RunFailed, match="2 steps in a row"):
+        list(prepare(arrays, total=TOTAL).run(tmp_path, lambda: False))
+    assert [event.details["step"] for event in events if event.kind == "step-masked"] == [1, 2]

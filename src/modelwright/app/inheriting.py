@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from modelwright.app.moments import moments_fit
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import read_json
 from modelwright.data.sampling.global_sampling import Global
@@ -16,7 +17,6 @@ from modelwright.training.checkpoints import read_tensors
 from modelwright.training.prepared import Prepared
 
 _PLACE_STAYS = ("data.cache", "data.cache_bytes", "data.on_damage")
-_OTHER_MOMENTS = ("optimizer.use", "updates", "freeze")
 _HANGS_ON = {
     "averages": ("averaging",),
     "best": ("evaluation", "objective", "data", "model", "averaging", "optimizer.use"),
@@ -24,6 +24,7 @@ _HANGS_ON = {
     "reference": ("objective",),
     "loss-scale": ("loss_scale", "plan.precision", "updates"),
     "schedule": ("schedule", "updates", "evaluation", "objective", "data"),
+    "exchange": ("plan.exchange", "model", "updates"),
 }
 """Which parts of the state go with which parts of the recipe."""
 
@@ -48,7 +49,7 @@ def inherit(prepared: Prepared, checkpoint: Path, found: Sequence[Change]) -> li
     further = _read(checkpoint / "further.safetensors")
     parts = {name: heirs.parts[name] if heirs.keeps(name) else part for name, part in own["parts"].items()}
     moments = _read(checkpoint / "optimizer.safetensors")
-    if moments and not _moments_fit(found, moments):
+    if moments and not moments_fit(found, moments):
         heirs.dropped.append("the optimizer's moments: they begin anew")
         moments = {}
     same_order = {name: own[name] for name in ("batch", "seed", "total")}
@@ -122,22 +123,6 @@ def _fresh_averages(prepared: Prepared) -> dict[str, Tensor]:
         return {}
     state = averaging.build(prepared.program.model.state_dict(keep_vars=True)).state()
     return {f"averages/{name}": tensor for name, tensor in state.items()}
-
-
-def _moments_fit(found: Sequence[Change], moments: dict[str, Tensor]) -> bool:
-    """Moments go on with other numbers of the same optimizer, but not with other parameters or another rule."""
-    if any(below(change.path, _OTHER_MOMENTS) for change in found):
-        return False
-    if any(below(change.path, ("groups",)) for change in found):
-        return not any(name.startswith("param_groups/") for name in moments)
-    settings = [change for change in found if below(change.path, ("optimizer",))]
-    return all(_is_number(change.before) and _is_number(change.after) for change in settings)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, list):
-        return all(map(_is_number, value))
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.data import Dataset
 from modelwright.data.batches import alike, decodes
 from modelwright.data.reading.ahead import Here, ReadAhead, Source
+from modelwright.data.reading.draws import read_watched
 from modelwright.data.reading.judged import Judged
 from modelwright.data.reading.readers import Readers
 from modelwright.data.reading.share import Indices, Loaded, Share
@@ -88,7 +89,7 @@ class Loader:
             steps=steps,
             pin=pin,
         )
-        self._steps, self._first = steps, position // batch
+        self._steps, self._first, self._tells = steps, position // batch, part[0] == 0
         self._note, self._workers = note, workers
 
     def __len__(self) -> int:
@@ -130,7 +131,7 @@ class Loader:
         """The steps from the first one on, for as long as several of them are quickly read together."""
         if self._steps == 0 or (self._workers and self._share.size):
             return
-        (first,) = self._share.read(0)
+        first = read_watched(self._share, tell=self._tells)
         yield first
         begin, count = 1, self._together(first)
         while count > 1 and begin < self._steps:

@@ -81,9 +81,10 @@ class Launch:
             )
         if self.min is not None and self.min < 1:
             raise ModelwrightError(f"'min' is at least 1 worker, not {self.min}", where="min")
-        if self.max is not None and self.max < (self.min or self.max + 1):
+        if self.max is not None and (self.min is None or self.max < self.min):
+            needed = "is for a run that may shrink: it needs 'min' too" if self.min is None else "is below 'min'"
             raise ModelwrightError(
-                f"'max' ({self.max}) takes a 'min' that is not larger",
+                f"'max' ({self.max}) {needed}",
                 where="max",
                 remedy="for example  launch: {min: 1, max: 4}; for a fixed number of workers, plan.workers=4",
             )

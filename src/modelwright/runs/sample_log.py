@@ -2,7 +2,8 @@
 
 ``samples/rank-R.jsonl`` holds one line a step: ``{"step": n, "generation": text, "time": seconds since 1970, "indices":
 [...]}``, handed to the operating system before the step is computed. A step that is done again after a kill stands
-there again: of its generations the last one counts, as the work of the others is not in the weights.
+there again: of its generations the last one counts, as the work of the others is not in the weights. Which generation
+came after which is seen from the order of the lines of rank 0, not from clocks: machines differ, and are set back.
 """
 
 from __future__ import annotations
@@ -91,19 +92,30 @@ def samples_folder(run: Run) -> Path:
 
 
 def read_samples(run: Run) -> list[Used]:
-    """All lines of all workers, in the order of time; torn lines are left out."""
-    found = [used for path in samples_folder(run).glob("rank-*.jsonl") for used in _lines(path)]
-    return sorted(found, key=lambda used: (used.time, used.rank))
+    """All lines of all workers, generation after generation, and within one by time; torn lines are left out.
+
+    Generations follow one another as in the log of rank 0; one that it does not know, as it died before its first
+    step, comes first.
+    """
+    paths = samples_folder(run).glob("rank-*.jsonl")
+    found = [used for path in sorted(paths, key=_rank) for used in _lines(path)]
+    begun = dict.fromkeys(used.generation for used in found if used.rank == 0)
+    place = {generation: number for number, generation in enumerate(begun)}
+    return sorted(found, key=lambda used: (place.get(used.generation, -1), used.time, used.rank))
 
 
-def counted(lines: Sequence[Used]) -> dict[int, list[int]]:
+def counted(lines: Sequence[Used], steps: int | None = None) -> dict[int, list[int]]:
     """The samples of each step, those of its last generation, rank after rank: what the weights have learnt from.
 
+    A step that rank 0 did not begin was not computed by the others, either.
+
     Args:
-        lines: of all workers, in the order of time, as :func:`read_samples` gives them.
+        lines: of all workers, as :func:`read_samples` gives them.
+        steps: how many the run has done; what was handed out beyond them, when it was stopped, is left out. ``None``
+            counts it, too.
     """
-    last = {used.step: used.generation for used in lines}
-    parts = [used for used in lines if used.generation == last[used.step]]
+    last = {used.step: used.generation for used in lines if used.rank == 0 and (steps is None or used.step <= steps)}
+    parts = [used for used in lines if used.generation == last.get(used.step)]
     samples: dict[int, list[int]] = {step: [] for step in sorted(last)}
     for used in sorted(parts, key=lambda used: used.rank):
         samples[used.step].extend(used.indices)
@@ -114,8 +126,12 @@ def _path(run: Run, rank: int) -> Path:
     return samples_folder(run) / f"rank-{rank}.jsonl"
 
 
+def _rank(path: Path) -> int:
+    return int(path.stem.removeprefix("rank-"))
+
+
 def _lines(path: Path) -> list[Used]:
-    rank = int(path.stem.removeprefix("rank-"))
+    rank = _rank(path)
     return [
         Used(
             rank=rank,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -70,7 +70,7 @@ class Saves(Protocol):
 
 
 def fit(
-    training: Iterator[Step],
+    training: Generator[Step, None, None],
     state: State,
     *,
     evaluate: Callable[[bool], dict[str, float] | None] | None = None,
@@ -103,18 +103,19 @@ def fit(
     """
     with _left_in_order(saver):
         saved_at = state.step
-        for step in chain([None], training):
-            if step is not None:
-                yield step
-            if evaluate and _unscored(state, evaluate_every):
-                yield from _scored(state, evaluate, judge, saver)
-                if _unscored(state, evaluate_every):
-                    break
-            if saver:
-                yield from _told(saver.written())
-            if saver and step is not None and save_due() and state.step < state.total:
-                saver.begin()
-                saved_at = state.step
+        with closing(training):  # before the last save: it may tell that the steps before were left out, and fail
+            for step in chain([None], training):
+                if step is not None:
+                    yield step
+                if evaluate and _unscored(state, evaluate_every):
+                    yield from _scored(state, evaluate, judge, saver)
+                    if _unscored(state, evaluate_every):
+                        break
+                if saver:
+                    yield from _told(saver.written())
+                if saver and step is not None and save_due() and state.step < state.total:
+                    saver.begin()
+                    saved_at = state.step
         if saver and state.step > saved_at:
             saver.begin()
         if saver:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from modelwright.planning.search import Measurement
+from modelwright.training.checkpoints.snapshot import snapshot_bytes
 from modelwright.training.prepared import Prepared
 from modelwright.training.steps import steps
 
@@ -43,6 +44,7 @@ def measure(prepared: Prepared, *, seconds: float = 1.0, at_least: int = 2, limi
         high=max(slowest),
         peak_bytes=max(rank["peak"] for rank in peaks),
         steps=len(slowest),
+        snapshot_bytes=snapshot_bytes(prepared.state, prepared.weights),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,7 +102,7 @@ _NUMBERS = 3  # Of each update: norm, whether masked, valid targets.
 
 def steps(
     updates: Sequence[Update], batches: Batches, state: State, group: Group, stop: Callable[[], bool]
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Train: yield after each step, with no collective open.
 
     Args:
@@ -121,35 +121,38 @@ def steps(
 
 def _steps(
     updates: Sequence[Update], batches: Batches, state: State, group: Group, stop: Callable[[], bool]
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     agree, guard = _Agreement(group, updates[0].program.device), _Guard(group)
     for update in updates:
         update.drop_gradients()  # whatever was computed before is of no step
     before = time.perf_counter()
     enter(Phase.DATA, state.step + 1)
-    for loaded in batches:
-        due = [update for update in updates if state.step % update.every == 0]
-        micro_batches = [updates[0].program.place(batch) for batch in loaded]
-        enter(Phase.EXCHANGE)
-        counts, stopping = agree({update.name: update.program.counts(micro_batches) for update in due}, stop())
-        if stopping:
-            break
-        state.seed_step(group.rank)
-        done = {
-            update.name: update(micro_batches, counts[update.name], group, state.step, state.total) for update in due
-        }
-        state.average()
-        now = time.perf_counter()
-        state.advance(seconds=now - before)
-        step = _step(done, updates, state, now - before)
-        guard.watch(step)
-        enter(Phase.BETWEEN)
-        yield step
-        enter(Phase.DATA, state.step + 1)
-        before = time.perf_counter()  # evaluating, saving and whatever the caller does is not training
-    for update in updates:
-        update.settle(group)
-    guard.finish()
+    try:
+        for loaded in batches:
+            due = [update for update in updates if state.step % update.every == 0]
+            micro_batches = [updates[0].program.place(batch) for batch in loaded]
+            enter(Phase.EXCHANGE)
+            counts, stopping = agree({update.name: update.program.counts(micro_batches) for update in due}, stop())
+            if stopping:
+                break
+            state.seed_step(group.rank)
+            done = {
+                update.name: update(micro_batches, counts[update.name], group, state.step, state.total)
+                for update in due
+            }
+            state.average()
+            now = time.perf_counter()
+            state.advance(seconds=now - before)
+            step = _step(done, updates, state, now - before)
+            guard.watch(step)
+            enter(Phase.BETWEEN)
+            yield step
+            enter(Phase.DATA, state.step + 1)
+            before = time.perf_counter()  # evaluating, saving and whatever the caller does is not training
+        for update in updates:
+            update.settle(group)
+    finally:  # also where the caller stops, or a step fails: the one before may not have been judged yet
+        guard.finish()
 
 
 def _step(done: Mapping[str, Applied], updates: Sequence[Update], state: State, seconds: float) -> Step:
@@ -227,9 +230,9 @@ class _Guard:
         self._pending = step
 
     def finish(self) -> None:
-        if self._pending is not None:
-            self._judge(self._pending)
-        self._pending = None
+        pending, self._pending = self._pending, None  # it may raise, and is not asked twice
+        if pending is not None:
+            self._judge(pending)
 
     def _judge(self, step: Step) -> None:
         if not step.masked:

@@ -150,7 +150,7 @@ def test_a_source_that_fails_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "city")
     with pytest.raises(ModelwrightError) as caught:
         pair(texts(tmp_path, "sea", tokenizer=Byte()), bad).prepare(tmp_path / "cache")
-    assert caught.value.where == "sources.city.data.files"
+    assert caught.value.where == "data.sources.city.data.files"
 
 
 def test_what_is_never_drawn_is_told(tmp_path: Path) -> None:

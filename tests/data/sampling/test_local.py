@@ -151,7 +151,7 @@ def test_impossible_settings_are_refused(fields: dict[str, float], said: str) ->
     [
         (Local(parts=4), 100, 10, "10 samples cannot be shared by 4 parts", "batch: 8 or 12"),
         (Local(parts=4), 100, 3, "3 samples cannot be shared by 4 parts", "batch: 4"),
-        (Local(parts=4), 3, 8, "3 samples cannot be cut in 4 parts", ""),
+        (Local(parts=4), 3, 8, "3 samples cannot be cut in 4 parts", "parts: 3 or less"),
         (Local(parts=4, overlap=0.1), 100, 8, "move by 2 samples", "from 0.5 to 0.5"),
         (Local(parts=4, overlap=0.99), 100, 40, "move by 0 samples", "from 0.1 to 0.9"),
         (Local(parts=4, overlap=0.5), 100, 4, "move by 0 samples", "a larger batch"),

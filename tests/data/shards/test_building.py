@@ -168,6 +168,13 @@ def test_other_texts_and_settings_are_not_written_over(texts: Path, tmp_path: Pa
         build(texts, tmp_path / "full")
 
 
+def test_addresses_are_not_taken_for_folders(texts: Path) -> None:
+    with pytest.raises(ModelwrightError, match="not at the address 's3:/bucket/shards'") as caught:
+        build_of(texts, Path("s3://bucket/shards"))
+    assert caught.value.where == "--out"
+    assert not Path("s3:").exists()
+
+
 def test_a_full_disk_is_an_error_that_says_so(texts: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: the operating system refuses in the same place."""
     script = f"""

@@ -305,6 +305,14 @@ def test_folders_without_shards_are_named(tmp_path: Path) -> None:
         assert str(path) in caught.value.where
 
 
+def test_nothing_is_left_where_every_shard_is_damaged(shards: Path, tmp_path: Path) -> None:
+    for path in shards.glob("*.bin"):
+        path.unlink()
+    with pytest.raises(ModelwrightError, match="every shard that holds a window of the context is damaged") as caught:
+        _opened(TokenShards(path=str(shards), context=16, on_damage="quarantine"), tmp_path)
+    assert caught.value.where == "data.path"
+
+
 def test_a_context_longer_than_every_shard_is_an_error(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelwrightError, match="no shard holds a single window"):
         _opened(TokenShards(path=str(whole), context=10**6), tmp_path)

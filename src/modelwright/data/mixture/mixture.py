@@ -234,5 +234,5 @@ def _placed(name: str, technique: Any) -> Iterator[None]:
         yield
     except ModelwrightError as error:
         if error.where in own or not error.where:
-            error.where = f"sources.{name}.data.{error.where}".rstrip(".")
+            error.where = f"data.sources.{name}.data.{error.where}".rstrip(".")
         raise

@@ -35,7 +35,9 @@ class Local:
 
     def __post_init__(self) -> None:
         if self.parts < 1:
-            raise ModelwrightError(f"local: data cannot be cut in {self.parts} parts", where="sampling.parts")
+            raise ModelwrightError(
+                f"local: data cannot be cut in {self.parts} parts", where="sampling.parts", remedy="parts: 1 or more"
+            )
         if not 0 <= self.overlap < 1:
             raise ModelwrightError(
                 f"local: mini-batches cannot overlap by {self.overlap}",
@@ -56,7 +58,9 @@ class Local:
         check("local", dataset, batch)
         if len(dataset) < self.parts:
             raise ModelwrightError(
-                f"{len(dataset)} samples cannot be cut in {self.parts} parts", where="sampling.parts"
+                f"{len(dataset)} samples cannot be cut in {self.parts} parts",
+                where="sampling.parts",
+                remedy=f"parts: {len(dataset)} or less",
             )
         share = self._share(batch)
         return _Parts(len(dataset), self.parts, share, self._stride(share), seed)

@@ -73,6 +73,12 @@ class Build:
             raise ModelwrightError(f"shards of {self.shard_bytes} bytes hold nothing", where="--shard-size")
         if self.workers < 1:
             raise ModelwrightError(f"{self.workers} processes cannot build", where="--workers")
+        if len(self.folder.parts) > 1 and self.folder.parts[0].endswith(":"):  # a path keeps one slash of s3://bucket
+            raise ModelwrightError(
+                f"shards are built in a folder of this machine, not at the address '{self.folder}'",
+                where="--out",
+                remedy="build in a folder and copy all of it:  aws s3 cp --recursive FOLDER s3://BUCKET/FOLDER",
+            )
         noted_settings(self.technique)
 
     def run(self, advance: Advance = lambda what, done, total: None) -> Manifest:

@@ -46,11 +46,7 @@ class ShardWindows:
         self._shards, self._context = shards, context
         readable = np.flatnonzero(self._present & (self._counts > 0))
         if not len(readable):
-            raise ModelwrightError(
-                "no shard holds a single window of the context",
-                where="data.context",
-                remedy="choose a shorter context, or restore the damaged shards",
-            )
+            raise _no_window(damaged=bool(np.any(self._counts > 0)))
         self._some = int(readable[0])
 
     def __len__(self) -> int:
@@ -157,3 +153,15 @@ class GroupedWindows(ShardWindows):
             return
         self._expected = wanted
         threading.Thread(target=self._ahead, args=(wanted,), name="modelwright-shards", daemon=True).start()
+
+
+def _no_window(*, damaged: bool) -> ModelwrightError:
+    if damaged:
+        return ModelwrightError(
+            "every shard that holds a window of the context is damaged and left out",
+            where="data.path",
+            remedy="restore the shards; to see what is wrong:  modelwright data check FOLDER_OR_URL",
+        )
+    return ModelwrightError(
+        "no shard holds a single window of the context", where="data.context", remedy="choose a shorter context"
+    )

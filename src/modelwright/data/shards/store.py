@@ -94,7 +94,12 @@ class LocalStore:
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
-            raise NotThere("the file is missing", where=str(path), remedy="mend the path, or restore it") from error
+            what = "the file is missing" if self._folder.is_dir() else "there is no such folder, so its file is missing"
+            raise NotThere(
+                what,
+                where=str(path),
+                remedy="restore it, or name a folder that  modelwright data build  wrote",
+            ) from error
         except OSError as error:
             raise ModelwrightError(f"the file cannot be read: {error.strerror or error}", where=str(path)) from error
 
