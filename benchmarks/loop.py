@@ -87,6 +87,12 @@ class Child:
             os.kill(self._pid, signal.SIGSTOP)
         self.turns.append((begin, time.time()))
 
+    def end(self) -> None:
+        """Kill it, if it still runs."""
+        if self.running:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
     def measured(self) -> Measured | None:
         """What it found; ``None`` where it failed, its reason on stderr."""
         return Measured(**json.loads(self._result.read_text())) if self._result.exists() else None
@@ -106,10 +112,14 @@ def repeat(jobs: dict[str, Job], threads: int, turn: float) -> dict[str, Result]
         for folder in folders.values():
             folder.mkdir()
         children = {name: Child(job, threads, folders[name]) for name, job in jobs.items()}
-        while any(child.running for child in children.values()):
+        try:
+            while any(child.running for child in children.values()):
+                for child in children.values():
+                    if child.running:
+                        child.turn(turn)
+        finally:
             for child in children.values():
-                if child.running:
-                    child.turn(turn)
+                child.end()
         return {
             name: Result(child.step(), found.loss, found.note)
             for name, child in children.items()

@@ -46,6 +46,15 @@ def test_a_recipe_and_its_files_build_the_same(shards: Path) -> None:
     assert files_of(Path("other")) == files_of(shards)
 
 
+def test_a_tokenizer_that_is_there_is_used_again() -> None:
+    write_texts(Path("texts"))
+    wished = ("build", "--files", "*.txt", "--root", "texts", "--shard-size", "2kB", "--workers", "1", "--tokenizer")
+    for tokenizer, folder in (("bpe:300", "first"), ("local:first", "second")):
+        result = _run(*wished, tokenizer, "--out", folder)
+        assert result.exit_code == 0, result.stderr
+    assert files_of(Path("first"))["train-00000.bin"] == files_of(Path("second"))["train-00000.bin"]
+
+
 def test_rows_are_documents_too() -> None:
     rows = [{"body": f"row number {number} of the table"} for number in range(50)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -109,6 +118,8 @@ def test_nothing_that_a_terminal_would_obey_is_shown() -> None:
         (("build", "--files", "*.nothing", "--out", "x"), "no file matches"),
         (("build", "--files", "*.txt", "--tokenizer", "bite", "--out", "x"), "no tokenizer named"),
         (("build", "--files", "*.txt", "--tokenizer", "local", "--out", "x"), "needs its folder"),
+        (("build", "--files", "*.txt", "--tokenizer", "bpe:lots", "--out", "x"), "where: --tokenizer"),
+        (("build", "--files", "*.py", "--shard-size", "huge", "--out", "x"), "where: --shard-size"),
         (("build", "--files", "*.txt", "--files", "*.jsonl", "--out", "x"), "files of rows"),
         (("build", "demo", "--held-out", "0.5", "--out", "x"), "held_out"),
         (("check", "nowhere"), "missing"),

@@ -119,6 +119,21 @@ RECIPES = {
         where=r"command line \(optimizer\.larning_rate=1\)",
         remedy="known: |did you mean",
     ),
+    "workers that may not be": Mistake(
+        arguments=["launch={min: 1, max: 1}", "plan.workers=2"],
+        what="launch.max allows 1 workers, but the plan has 2",
+        where="launch=",
+        remedy="raise it to 2 or more",
+    ),
+    "rejoin of a run that does not shrink": Mistake(
+        arguments=["launch={rejoin: 5s}"], what="needs 'min' too", where="rejoin", remedy="min: 1"
+    ),
+    "a store that cannot be written to": Mistake(
+        arguments=["saving.to=/proc/nowhere"],
+        what="the store does not work",
+        where=r"saving\.to: /proc/nowhere",
+        remedy="network|permissions",
+    ),
     "zero budget": Mistake(
         recipe={"budget": "{steps: 0}"},
         what="0 steps trains nothing",

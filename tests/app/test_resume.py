@@ -24,7 +24,7 @@ from tests.app.going_on import (
     samples,
     weights,
 )
-from tests.command import started, trained, until, worker_pids, write_recipe
+from tests.command import change_json, started, trained, until, worker_pids, write_recipe
 
 from modelwright.base.plan import Plan
 from modelwright.runs import Run
@@ -214,6 +214,38 @@ def test_what_the_model_cannot_bear_is_refused_before_anything_is_written() -> N
     assert "no attention kernel 'explicit'" in go_on("resume", "mine", "plan.attention=explicit", code=2)
     assert "no repeated blocks" in go_on("resume", "mine", "plan.recompute=full", code=2)
     assert run.recipe() == before and not list(run.path.glob("plan-*.json"))
+
+
+def test_a_recipe_that_was_changed_by_hand_is_refused() -> None:
+    run = rewound("text", 6)
+    text = run.recipe()
+    assert "steps: 12" in text
+    run.recipe_path.write_text(text.replace("steps: 12", "steps: 14"))
+    for verb in (("resume", "mine"), ("resume", "mine", "plan.workers=1"), ("branch", "mine", "seed=1")):
+        assert "the recipe of the run was changed by hand" in go_on(*verb, code=2)
+    run.recipe_path.write_text("# only a remark\n" + text)
+    go_on("resume", "mine")
+    assert weights(run) == weights(original("text"))
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_begin_anew() -> None:
+    run = finished("text")
+    for path in run.checkpoints.glob("step-*/state.json"):
+        path.write_text("{")
+    kept = weights(run)
+    assert "no checkpoint of the run is whole" in go_on("resume", "mine", "budget.steps=15", code=2)
+    assert run.status() == "finished" and weights(run) == kept
+    change_json(run.path / "run.json", status="stopped")
+    assert "no checkpoint of the run is whole" in go_on("resume", "mine", code=3)
+    assert weights(run) == kept
+
+
+def test_a_run_that_begins_anew_says_so() -> None:
+    run = rewound("text", 0)
+    go_on("resume", "mine")
+    (event,) = events(run, "begun-anew")
+    assert event.details["steps"] == STEPS and event.level == "warning"
+    assert weights(run) == weights(original("text"))
 
 
 # --- longer

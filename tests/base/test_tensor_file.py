@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.training.checkpoints.tensor_file import CHUNK, read_tensors, write_tensors
+from modelwright.base.tensor_file import CHUNK, read_tensors, write_tensors
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8,
@@ -105,3 +106,16 @@ def test_a_type_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelwrightError, match="complex128") as caught:
         write_tensors({"odd": torch.zeros(2, dtype=torch.complex128)}, tmp_path / "t.safetensors")
     assert caught.value.where == "odd"
+
+
+def test_metadata_is_read_by_the_package_and_written_in_one_order(tmp_path: Path) -> None:
+    facts = {"tied": "{}", "format": "1", "a": "b"}
+    for number, names in enumerate((sorted(facts), sorted(facts, reverse=True))):
+        write_tensors({"t": torch.arange(3)}, tmp_path / f"{number}", {name: facts[name] for name in names})
+    with safe_open(tmp_path / "0", framework="pt") as file:
+        assert file.metadata() == facts
+        assert torch.equal(file.get_tensor("t"), torch.arange(3))
+    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+    write_tensors({"t": torch.arange(3)}, tmp_path / "one", {"format": "pt"})
+    assert (tmp_path / "one").read_bytes() == save({"t": torch.arange(3)}, metadata={"format": "pt"})
+    assert alike(read_tensors(tmp_path / "0")[0], {"t": torch.arange(3)})

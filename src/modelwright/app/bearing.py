@@ -33,6 +33,7 @@ _REASONS = {
     "freeze": "from there on other parameters would be trained",
     "objective": "from there on something else would be minimised",
     "plan.precision": "it changes what is computed, not only how",
+    "plan.exchange": "what a compression leaves out would be other gradients",
     "evaluation": "it decides when training ends, and which weights are kept",
     **dict.fromkeys(("optimizer", "clip", "groups", "updates", "averaging", "loss_scale"), _OTHER_RULE),
     **dict.fromkeys(("schedule", "momentum_schedule", "weight_decay_schedule"), _OTHER_RULE),

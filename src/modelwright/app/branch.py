@@ -23,7 +23,7 @@ from modelwright.app.placing import PRELOAD
 from modelwright.app.replan import fields_of, revised, whole_plan
 from modelwright.app.session import logged
 from modelwright.app.stopping import ended_by_sigterm
-from modelwright.app.trust import check_trust
+from modelwright.app.trust import check_trust, check_unedited
 from modelwright.app.watch import run_workers
 from modelwright.base.detect import detect
 from modelwright.base.errors import ModelwrightError, raise_all
@@ -81,6 +81,7 @@ def branch(
     """
     parent = Run.open(source, folder)
     check_trust(parent, trust)
+    check_unedited(parent)
     checkpoint = kept_checkpoint(parent, step)
     loaded, own = load(parent.recipe_path, overrides), load_recipe(parent.recipe_path)
     found = changes(own, loaded.recipe)

@@ -57,6 +57,10 @@ class Worlds:
         self._quiet = launch.rejoin
         self._growing = False
         self._furthest = self._in_vain = 0
+        if plan.workers > self._whole.workers:
+            allowed = self._whole.workers
+            message = f"{allowed} instead of {plan.workers} workers train, the most that launch.max allows"
+            self._say("workers-capped", message, level="warning", workers=allowed, planned=plan.workers)
 
     def start(self) -> Job:
         """Form the world that is due; it has a name that no earlier one had, under which its ranks find each other."""
@@ -181,7 +185,7 @@ class Worlds:
 
 
 def check_sizes(launch: Launch, workers: int | Literal["auto"]) -> None:
-    """Refuse a least number of workers that the run cannot have.
+    """Refuse numbers of workers that the run cannot have.
 
     Raises:
         ModelwrightError: with both numbers.
@@ -191,6 +195,12 @@ def check_sizes(launch: Launch, workers: int | Literal["auto"]) -> None:
             f"launch.min asks for at least {launch.min} workers, but the plan has {workers}",
             where="launch.min",
             remedy=f"lower it to {workers} or less, or raise plan.workers",
+        )
+    if launch.max is not None and workers != "auto" and launch.max < workers:
+        raise ModelwrightError(
+            f"launch.max allows {launch.max} workers, but the plan has {workers}",
+            where="launch.max",
+            remedy=f"raise it to {workers} or more, or lower plan.workers",
         )
 
 

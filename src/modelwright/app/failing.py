@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from modelwright.base.errors import ModelwrightError
+from modelwright.base.errors import ModelwrightError, RunFailed
 from modelwright.base.events import emit
 from modelwright.runs import Run
 from modelwright.runs.fence import TakenOver
+
+_SHORT = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
+
+
+@contextmanager
+def short_of_memory() -> Iterator[None]:
+    """Say it in words that help where memory runs out inside the block.
+
+    Raises:
+        RunFailed: it did.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _SHORT.search(str(error)):
+            raise
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise RunFailed(
+            f"memory ran out: {said}",
+            remedy="it would run out again: a smaller plan.micro_batch, plan.recompute=full, fewer workers on this "
+            "machine, or a smaller model",
+        ) from error
 
 
 @contextmanager

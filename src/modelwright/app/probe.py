@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from modelwright.app.assemble import assemble
+from modelwright.app.failing import short_of_memory
 from modelwright.app.placing import placement
 from modelwright.base.errors import RunFailed
 from modelwright.base.files import make_folder, read_json, write_json
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
     """One rank of a measurement: ``arguments`` are the run's path, the measurement's folder and the limit."""
     run, folder, limit = Run.open(Path(arguments[0])), Path(arguments[1]), float(arguments[2])
     plan = Plan.from_json(read_json(folder / "plan.json"))
-    with world(plan.layout, device=plan.device) as mesh:
+    with short_of_memory(), world(plan.layout, device=plan.device) as mesh:
         found = measure(Prepared(assemble(run), plan, mesh), limit=limit)
         if mesh.rank == 0:
             write_json(folder / "measurement.json", asdict(found))

@@ -20,7 +20,7 @@ from modelwright.app.located import located
 from modelwright.app.placing import PRELOAD
 from modelwright.app.replan import fields_of, revised, tell, whole_plan
 from modelwright.app.session import logged
-from modelwright.app.trust import check_trust
+from modelwright.app.trust import check_trust, check_unedited
 from modelwright.app.watch import run_workers
 from modelwright.app.worker import planned
 from modelwright.base.detect import detect
@@ -34,7 +34,8 @@ from modelwright.recipe import Loaded, Recipe, load, load_recipe, to_yaml
 from modelwright.recipe.changes import Change, below, changes, told
 from modelwright.runs import Run, locked
 from modelwright.runs.environment import environment
-from modelwright.training.checkpoints import find_newest
+from modelwright.runs.weights import list_checkpoints
+from modelwright.training.checkpoints import find_newest, none_whole
 
 
 def resume(name: str, overrides: Sequence[str] = (), *, folder: Path, console: Console, trust: bool = False) -> Run:
@@ -56,6 +57,7 @@ def resume(name: str, overrides: Sequence[str] = (), *, folder: Path, console: C
         if not overrides:
             check_resumable(run)
         check_trust(run, trust)
+        check_unedited(run)
         wish = _wished(run, overrides, name)
         if overrides:
             check_resumable(run, extended=wish.extends)
@@ -131,7 +133,7 @@ def _wished(run: Run, overrides: Sequence[str], called: str) -> _Wish:
 def _revised(run: Run, wish: _Wish) -> Plan:
     """The plan as it is wished now; nothing is written before everything is found to be possible."""
     recipe = wish.loaded.recipe
-    place = place_of(find_newest(run.checkpoints, recipe.saving.to))
+    place = place_of(_newest(run, recipe))
     with located(wish.loaded):
         old = whole_plan(run, recipe.launch)
         plan = _rearranged(run, recipe, old, fields_of(wish.changes))
@@ -145,6 +147,14 @@ def _revised(run: Run, wish: _Wish) -> Plan:
     emit("recipe-revised", f"from step {place.step + 1} on: {listed}", step=place.step, changes=_plain(wish.changes))
     tell(old, plan, place.step)
     return plan
+
+
+def _newest(run: Run, recipe: Recipe) -> Path | None:
+    """The newest whole checkpoint; ``None`` where none was ever written."""
+    newest = find_newest(run.checkpoints, recipe.saving.to)
+    if newest is None and (run.status() == "finished" or list_checkpoints(run.checkpoints)):
+        raise none_whole(run.checkpoints)
+    return newest
 
 
 def _rearranged(run: Run, recipe: Recipe, plan: Plan, fields: set[str]) -> Plan:

@@ -10,12 +10,13 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from modelwright.app.failing import failing
+from modelwright.app.failing import failing, short_of_memory
 from modelwright.app.seeing import seeing
 from modelwright.base.detect import detect
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit, listening
 from modelwright.base.files import speaking
+from modelwright.data.reading.sizes import StepSizes
 from modelwright.export.safetensors import export_weights
 from modelwright.runs import EventLog, MetricsWriter, Run, Status, read_metrics, truncate_after
 from modelwright.runs.fence import Fence, TakenOver
@@ -45,7 +46,12 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
         TakenOver: another world has taken the run up meanwhile, and the record is that one's.
     """
     writes = prepared.group.rank == 0
-    with failing(run, writes=writes), _fenced(prepared, run) as fence, logged(run, prepared.group.rank):
+    with (
+        failing(run, writes=writes),
+        short_of_memory(),
+        _fenced(prepared, run) as fence,
+        logged(run, prepared.group.rank),
+    ):
         _begin(prepared, run, writes)
         watch = prepared.training.watch
         with (
@@ -78,6 +84,9 @@ def _begin(prepared: Prepared, run: Run, writes: bool) -> None:
             _weights(run).unlink(missing_ok=True)  # of an earlier sitting: from here on checkpoints are newer
         if resumed is not None:  # said first: whoever follows the metrics sees them rewritten next
             emit("resumed", f"goes on after step {state.step} of {state.total}", step=state.step)
+        elif done := sum(1 for _ in steps(read_metrics(run.metrics_path))):
+            what = f"the run begins anew: {done} steps were done, and there is no checkpoint"
+            emit("begun-anew", what, level="warning", steps=done)
         truncate_after(run.metrics_path, state.step)
         if not run.environment():
             write_environment(run)
@@ -178,6 +187,8 @@ class Recorder:
         self._prepared, self._writer, self._show = prepared, writer, show
         self._waiting: deque[Step] = deque()
         self._tokens = tokens_per_sample(prepared.training.data.train)
+        self._sizes = _sizes(prepared)
+        self._used = before[-1]["samples"] if before else state.samples
         self._taken: list[float] = []
         self._asked: tuple[float, int] | None = None
         parameters = sum(parameter.numel() for parameter in prepared.program.model.parameters())
@@ -233,8 +244,10 @@ class Recorder:
     def _step_row(self, step: Step) -> Row:
         losses, first = step.losses, self._prepared.updates[0].name
         memory = self._peak(step)
-        whole = self._prepared.state.batch == self._prepared.training.batch  # else some positions are holes
-        samples = step.samples if whole else step.number * self._prepared.training.batch
+        samples = step.samples
+        if self._sizes is not None:
+            self._used += self._sizes(step.samples - self._prepared.state.batch)
+            samples = self._used
         row: Row = {
             "kind": "step",
             "step": step.number,
@@ -282,6 +295,14 @@ class Recorder:
             **record.scores,
             "part": "held-out" if record.whole else "held-out-part",
         }
+
+
+def _sizes(prepared: Prepared) -> StepSizes | None:
+    """How many samples each step has; ``None`` where every position holds one."""
+    training, positions = prepared.training, prepared.state.batch
+    if positions == training.batch and not hasattr(training.data.train, "present"):
+        return None
+    return StepSizes(training.data.train, training.order, positions)
 
 
 def _by_update(name: str, values: Mapping[str, float], first: str) -> Row:

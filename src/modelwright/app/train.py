@@ -20,7 +20,7 @@ from modelwright.app.session import logged
 from modelwright.app.stopping import ended_by_sigterm
 from modelwright.app.watch import run_workers
 from modelwright.base.detect import detect
-from modelwright.base.errors import RunFailed
+from modelwright.base.errors import ModelwrightError, RunFailed
 from modelwright.base.events import emit, listening
 from modelwright.base.plan import Plan
 from modelwright.data import Splits
@@ -31,6 +31,7 @@ from modelwright.planning.request import PlanRequest
 from modelwright.recipe import Recipe, load, to_yaml
 from modelwright.recipe.own import build_objective
 from modelwright.runs import Run, locked, remove
+from modelwright.training.checkpoints.storing import open_store
 
 
 def train(
@@ -76,6 +77,7 @@ def _planned(recipe: Recipe, run: Run, warm: Warm, console: Console) -> Plan:
     """Check and plan; a mistake found here has cost nothing, so the empty run is taken away again."""
     try:
         run.write_recipe(to_yaml(recipe))
+        _check_store(recipe, run)
         with console.status("preparing the data"):
             data = prepare(recipe, run)
         model, cluster = check_model(recipe, data), detect()
@@ -91,6 +93,17 @@ def _planned(recipe: Recipe, run: Run, warm: Warm, console: Console) -> Plan:
         console.print(f"nothing was trained; the run {escape(run.name)} is taken away again", highlight=False)
         raise
     return plan
+
+
+def _check_store(recipe: Recipe, run: Run) -> None:
+    """Find out now whether checkpoints can be copied to where they are to go."""
+    if recipe.saving.to is None:
+        return
+    try:
+        open_store(recipe.saving.to, run.checkpoints).check()
+    except ModelwrightError as error:
+        error.where = f"saving.to: {error.where or recipe.saving.to}"
+        raise
 
 
 def _plan(recipe: Recipe, run: Run, data: Splits, kernels: Sequence[str], warm: Warm) -> Plan:

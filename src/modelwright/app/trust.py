@@ -44,3 +44,18 @@ def check_trust(run: Run, trust: bool) -> None:
             where=str(run.recipe_path),
             remedy="read that code, then add --trust",
         )
+
+
+def check_unedited(run: Run) -> None:
+    """Refuse a recipe that was changed behind the run's back: nobody would know from which step on it holds.
+
+    Raises:
+        ModelwrightError: what the file says is not what the run wrote.
+    """
+    if run.edited():
+        raise ModelwrightError(
+            "the recipe of the run was changed by hand",
+            where=str(run.recipe_path),
+            remedy="put it back, and say what is to be otherwise on the command line: what a resume may change goes by "
+            f"modelwright resume {run.path} FIELD=VALUE, the rest by  modelwright branch {run.path} FIELD=VALUE",
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelwright.app.assemble import assemble
+from modelwright.app.failing import short_of_memory
 from modelwright.app.session import logged, run_training
 from modelwright.app.stopping import stop_requested
 from modelwright.base.errors import ModelwrightError
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> None:
     plan = planned(run)
     # From the very first: a stop that one rank heard and another died of would look like a failure.
     with stop_requested() as stop, world(plan.layout, device=plan.device) as mesh:
-        with logged(run, mesh.rank):
+        with logged(run, mesh.rank), short_of_memory():
             prepared = Prepared(assemble(run), plan, mesh)
         run_training(prepared, run, stop=stop)
 

@@ -1,7 +1,8 @@
 """Safetensors files, written and read in one pass that hashes them on the way.
 
 The format (https://huggingface.co/docs/safetensors): eight bytes with the length of a header of JSON, the header, and
-the bytes of the tensors without gaps. Files written here are those of the safetensors package, byte for byte.
+the bytes of the tensors without gaps. Files written here are those of the safetensors package, byte for byte; but
+several entries of metadata stand in the order of their names, where the package has another order in each process.
 """
 
 from __future__ import annotations
@@ -45,8 +46,15 @@ _WORDS = {dtype: word for word, dtype in _DTYPES.items()}
 _PLACES = {dtype: place for place, dtype in enumerate(_DTYPES.values())}
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
-    """Write tensors that lie in the host's memory, without a copy of those that are contiguous, and flush them.
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Write tensors, without a copy of those that are contiguous in the host's memory, and flush them.
+
+    Args:
+        tensors: by name; what shares memory is written under each name.
+        path: replaced where it is there.
+        metadata: texts for the header.
 
     Returns:
         ``bytes`` and ``sha256`` of the file.
@@ -57,7 +65,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """
     digest, size = hashlib.sha256(), 0
     with path.open("wb", buffering=CHUNK) as file:
-        for piece in _pieces(tensors):
+        for piece in _pieces(tensors, metadata):
             digest.update(piece)
             file.write(piece)
             size += len(piece)
@@ -85,20 +93,21 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
+def _pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> Iterator[memoryview | bytes]:
     for name, tensor in tensors.items():
         if tensor.dtype not in _PLACES:
             raise ModelwrightError(f"tensors of {tensor.dtype} cannot be saved", where=name)
     names = sorted(tensors, key=lambda name: (-_PLACES[tensors[name].dtype], name))
-    yield _header([(name, tensors[name]) for name in names])
+    yield _header([(name, tensors[name]) for name in names], metadata)
     for name in names:
-        memory = bytes_of(tensors[name].detach().contiguous())
+        memory = bytes_of(tensors[name].detach().cpu().contiguous())
         for start in range(0, len(memory), CHUNK):
             yield memory[start : start + CHUNK]
 
 
-def _header(tensors: list[tuple[str, Tensor]]) -> bytes:
-    entries, begin = {}, 0
+def _header(tensors: list[tuple[str, Tensor]], metadata: Mapping[str, str] | None) -> bytes:
+    entries: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(sorted(metadata.items()))}
+    begin = 0
     for name, tensor in tensors:
         end = begin + tensor.numel() * tensor.itemsize
         entries[name] = {"dtype": _WORDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}

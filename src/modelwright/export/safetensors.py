@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import replacing
+from modelwright.base.tensor_file import write_tensors
 from modelwright.models.source import save_weights
 
 
@@ -36,18 +34,4 @@ def export_tensors(
         ModelwrightError: disk full, no permission.
     """
     with replacing(path) as temporary:
-        try:
-            save_file(_apart(weights), temporary, metadata={"format": "pt", **facts})
-        except SafetensorError as error:
-            raise ModelwrightError(f"cannot write: {error}", where=str(path)) from error
-
-
-def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each with memory of its own, which the format asks for."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in weights.items():
-        place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if place in seen else tensor.contiguous()
-        seen.add(place)
-    return apart
+        write_tensors(weights, temporary, {"format": "pt", **facts})

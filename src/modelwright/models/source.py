@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modelwright.base.choice import import_path
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import replacing
+from modelwright.base.tensor_file import write_tensors
 
 FORMAT = 1
 _SHOWN = 8
@@ -81,13 +81,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
     if any(tensor.is_meta for tensor in state.values()):
         raise ModelwrightError("the model has no weights yet: it is on the meta device", where=str(path))
     tied = twins(state)
-    kept = {name: tensor.contiguous() for name, tensor in state.items() if name not in tied}
-    metadata = {"format": str(FORMAT), "tied": json.dumps(tied)}
+    kept = {name: tensor for name, tensor in state.items() if name not in tied}
     with replacing(path) as temporary:
-        try:
-            save_file(_unshared(kept), temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise ModelwrightError(f"cannot write: {error}", where=str(path)) from error
+        write_tensors(kept, temporary, {"format": str(FORMAT), "tied": json.dumps(tied)})
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
@@ -189,17 +185,6 @@ def twins(state: Mapping[str, Tensor]) -> dict[str, str]:
         if first.setdefault(view, name) != name:
             found[name] = first[view]
     return found
-
-
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy what shares memory without being the same tensor: safetensors refuses such views."""
-    seen: set[tuple[torch.device, int]] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        storage = (tensor.device, tensor.untyped_storage().data_ptr())
-        result[name] = tensor.clone() if storage in seen else tensor
-        seen.add(storage)
-    return result
 
 
 def _compare(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import threading
@@ -11,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from modelwright.base.errors import ModelwrightError, nearest
 from modelwright.base.files import make_folder, read_json, speaking, write_json, write_text
@@ -174,6 +178,7 @@ class Run:
 
     def write_recipe(self, text: str) -> None:
         """Write the resolved recipe and sign it as this user's own."""
+        self._note_recipe(text)
         write_text(self.recipe_path, text)
         with _updating:
             self._write_record(replace(self.record, origin=origin.sign(text)))
@@ -191,7 +196,13 @@ class Run:
         if ours:
             self.write_recipe(text)
         else:
+            self._note_recipe(text)
             write_text(self.recipe_path, text)
+
+    def edited(self) -> bool:
+        """Whether somebody else has changed what the recipe says since the run wrote it."""
+        known = self.record.recipes
+        return bool(known) and _meaning(self.recipe()) not in known
 
     def recipe(self) -> str:
         """The text of the recipe; ``""`` where none was written."""
@@ -254,6 +265,13 @@ class Run:
         # The older plan is written under its number first: a kill in between loses neither.
         write_json(self.path / f"plan-{old.number}.json", plain(old.to_json()))
         return replace(plan, number=old.number + 1)
+
+    def _note_recipe(self, text: str) -> None:
+        """Note a recipe before it is written: a kill in between leaves one that is known."""
+        with _updating:
+            record, meaning = self.record, _meaning(text)
+            if meaning not in record.recipes:
+                self._write_record(replace(record, recipes=[*record.recipes, meaning]))
 
     def _write_record(self, record: Record) -> None:
         write_json(self.path / "run.json", plain(record.to_json()))
@@ -362,6 +380,15 @@ def _find(path_or_name: str | Path, folder: Path) -> Path:
 
 def _same(plan: Plan, old: Plan) -> bool:
     return replace(plan, number=old.number) == old
+
+
+def _meaning(recipe: str) -> str:
+    """A hash of what a recipe says, whatever its comments and layout."""
+    try:
+        said = json.dumps(yaml.safe_load(recipe), sort_keys=True, default=str)
+    except yaml.YAMLError:
+        said = recipe
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _text(path: Path) -> str:

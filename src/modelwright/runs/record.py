@@ -33,6 +33,7 @@ class Record:
         parent_hash: SHA-256 of that checkpoint's manifest, which has the hash of every file in it.
         modelwright: version that made the run.
         origin: signature of the recipe; see :mod:`modelwright.runs.origin`.
+        recipes: hashes of what the recipes say that the run has written.
         process: the process that works on it; see :mod:`modelwright.runs.process`.
         summary: result values by name; NaN and infinities as words.
         error: ``what``, ``where`` and ``remedy`` of what ended it.
@@ -50,6 +51,7 @@ class Record:
     parent_hash: str | None = None
     modelwright: str = ""
     origin: str = ""
+    recipes: list[str] = field(default_factory=list)
     process: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     error: dict[str, str] | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console, RenderableType
 from modelwright.app.data.progress import counting_bytes
 from modelwright.app.data.stats import summed
 from modelwright.app.display import Whole, speaker, table
+from modelwright.app.stopping import ended_by_sigterm
 from modelwright.base.errors import ModelwrightError, nearest
 from modelwright.base.events import listening
 from modelwright.base.units import bytes_text, count_text, parse_bytes, parse_count, seconds_text
@@ -74,20 +76,32 @@ def build(
     given = {"root": root, "text": text, "held_out": held_out, "seed": seed}
     fields = {name: value for name, value in given.items() if value is not None}
     source = _of_recipe(recipe, overrides, fields) if recipe is not None else _of_files(files, fields)
+    with _of("--shard-size"):
+        shard_bytes = parse_bytes(shard_size)
     work = Build(
         texts=source.texts(),
         technique=made or source.tokenizer,
         held_out=source.held_out,
         seed=source.seed,
         folder=folder,
-        shard_bytes=parse_bytes(shard_size),
+        shard_bytes=shard_bytes,
         workers=workers or os.cpu_count() or 1,
     )
     started = time.perf_counter()
-    with listening(speaker(console)), counting_bytes(console) as advance:
+    with listening(speaker(console)), ended_by_sigterm(), _going_on(console), counting_bytes(console) as advance:
         manifest = work.run(advance)
     facts = {"folder": str(folder), "vocabulary": manifest.vocabulary, "seconds": time.perf_counter() - started}
     return facts | {"splits": {split: summed(shards) for split, shards in manifest.splits.items()}}
+
+
+@contextmanager
+def _going_on(console: Console) -> Iterator[None]:
+    """Where somebody ends the block, say what becomes of its work."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("what is written stays: the same command goes on")
+        raise
 
 
 def built(facts: Facts) -> RenderableType:
@@ -143,8 +157,18 @@ def _technique(wanted: str) -> Any:
         )
     if use == "local" and not argument:
         raise ModelwrightError("the local tokenizer needs its folder", where="--tokenizer", remedy="local:FOLDER")
-    fields: dict[str, dict[str, Any]] = {
-        "bpe": {"vocabulary": parse_count(argument)} if argument else {},
-        "local": {"folder": argument},
-    }
-    return TOKENIZERS.resolve(use)(**fields.get(use, {}))
+    technique = TOKENIZERS.resolve(use)
+    if use == "bpe" and argument:
+        with _of("--tokenizer"):
+            return technique(vocabulary=parse_count(argument))
+    return technique(folder=argument) if use == "local" else technique()
+
+
+@contextmanager
+def _of(option: str) -> Iterator[None]:
+    """Say with which option a value inside was given."""
+    try:
+        yield
+    except ModelwrightError as error:
+        error.where = error.where or option
+        raise

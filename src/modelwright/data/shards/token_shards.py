@@ -120,6 +120,8 @@ class TokenShards:
         train = opening.train(manifest.splits["train"], left_out)
         shards = [shard for shard in manifest.splits["held_out"] if shard.name not in left_out]
         stride = self.held_out_stride or self.context
+        if not shards and manifest.splits["held_out"]:
+            events.emit("nothing-held-out", "every held-out shard is left out: nothing is scored", level="warning")
         held_out, documents = None, None
         if any(windows_of(shard.tokens, self.context, stride) for shard in shards):
             held_out = opening.held_out(shards, stride, tokenizer)

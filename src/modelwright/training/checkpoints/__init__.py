@@ -1,7 +1,7 @@
 """Checkpoints: folders of safetensors and JSON with a manifest of hashes, complete or not there at all."""
 
 from modelwright.runs.weights import best_checkpoint, find_damage, list_checkpoints
-from modelwright.training.checkpoints.loading import find_newest, load, load_newest, read_tensors
+from modelwright.training.checkpoints.loading import find_newest, load, load_newest, none_whole, read_tensors
 from modelwright.training.checkpoints.saver import Saver, save
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "list_checkpoints",
     "load",
     "load_newest",
+    "none_whole",
     "read_tensors",
     "save",
 ]

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from modelwright.base import tensor_file
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.files import file_hash, make_folder, read_json
 from modelwright.base.group import Group
 from modelwright.runs.weights import find_damage, list_checkpoints, step_of
-from modelwright.training.checkpoints import tensor_file
 from modelwright.training.checkpoints.background import await_writing
 from modelwright.training.checkpoints.owner import claim
 from modelwright.training.checkpoints.snapshot import FORMAT, FURTHER, MODEL, OPTIMIZER
@@ -39,12 +39,13 @@ def load_newest(state: State, folder: Path, group: Group, to: str | None = None)
         The one that was loaded; ``None`` where there is none. A damaged one is named by an event and passed over.
 
     Raises:
-        ModelwrightError: it does not fit this training, is of a newer modelwright, or a rank cannot see it; or the
-            store is that of another run.
+        ModelwrightError: it does not fit this training, is of a newer modelwright, or a rank cannot see it; the store
+            is that of another run; or of those that are there none is whole.
     """
     await_writing(folder)
-    store, found = _look(folder, to) if group.rank == 0 else (None, [])
-    for name, place in group.gather(found)[0]:
+    store, looked = _look(folder, to) if group.rank == 0 else (None, [])
+    found = group.gather(looked)[0]
+    for name, place in found:
         path = folder / str(name)
         if place == AWAY and not group.gather(_fetch(store, path.name, folder))[0]:
             continue
@@ -59,6 +60,8 @@ def load_newest(state: State, folder: Path, group: Group, to: str | None = None)
                 _check_same_run(saved, state, path, group)
             saved.into(state)
             return path
+    if any(place == HERE for _, place in found):  # in a store it may be the first one, half copied
+        raise none_whole(folder)
     return None
 
 
@@ -76,6 +79,16 @@ def find_newest(folder: Path, to: str | None = None) -> Path | None:
             return path
         _passed_over(str(path), damage)
     return None
+
+
+def none_whole(folder: Path) -> ModelwrightError:
+    """Why a run does not begin anew where its checkpoints are damaged: it would write over what they learnt."""
+    return ModelwrightError(
+        "no checkpoint of the run is whole: it would begin anew",
+        where=str(folder),
+        remedy="restore one from a copy; to begin anew all the same, train the recipe under another name, or remove "
+        "the folder of checkpoints",
+    )
 
 
 def load(state: State, path: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.base.files import make_folder, replacing, speaking, write_json
+from modelwright.base.tensor_file import write_tensors
 from modelwright.training.checkpoints.keeping import Score
 from modelwright.training.checkpoints.snapshot import FORMAT, Contents
-from modelwright.training.checkpoints.tensor_file import write_tensors
 
 
 def write(
