@@ -126,7 +126,7 @@ RECIPES = {
         remedy="raise it to 2 or more",
     ),
     "rejoin of a run that does not shrink": Mistake(
-        arguments=["launch={rejoin: 5s}"], what="needs 'min' too", where="rejoin", remedy="min: 1"
+        arguments=["launch.rejoin=5s"], what="needs 'min' too", where=r"launch\.rejoin", remedy="min: 1"
     ),
     "a store that cannot be written to": Mistake(
         arguments=["saving.to=/proc/nowhere"],

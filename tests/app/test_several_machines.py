@@ -18,6 +18,7 @@ from tests.world import run_world
 from torch import Tensor, nn
 
 import modelwright as mw
+from modelwright.app import session
 from modelwright.base.errors import Stopped
 from modelwright.base.world import Mesh
 from modelwright.runs import Run, read_events
@@ -89,6 +90,22 @@ def test_a_world_that_lost_its_run_publishes_nothing_more(then: str) -> None:
     assert any("step-00000010/" in name for name in kept)
 
 
+def test_a_world_that_lost_its_run_while_it_loaded_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_off(ELSEWHERE, status="stopped")
+    load, kept = session.checkpoints.load_newest, {}
+
+    def slowly(*arguments: Any) -> Path | None:
+        loaded = load(*arguments)
+        Fence.take(RUN)
+        kept.update(files() | {"metrics": (RUN / "metrics.jsonl").read_bytes()})
+        return loaded
+
+    monkeypatch.setattr(session.checkpoints, "load_newest", slowly)
+    with pytest.raises(TakenOver):
+        fitted()
+    assert files() | {"metrics": (RUN / "metrics.jsonl").read_bytes()} == kept
+
+
 def test_who_takes_a_run_over_goes_on_as_if_alone() -> None:
     whole = fitted(run="runs/whole")
     with pytest.raises(TakenOver):
@@ -141,6 +158,10 @@ def test_a_finished_run_is_scored_again_where_its_own_job_asks(monkeypatch: pyte
     assert torch.equal(again.model.weight, first.model.weight)
     assert again.summary["status"] == "finished" and steps_in(RUN) == list(range(1, 31))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "b")
+    with pytest.raises(mw.ModelwrightError, match="the name 'mine' is taken"):
+        fitted()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    change_json(RUN / "run.json", ended="2026-01-01T00:00:00+00:00")  # a job of some other day
     with pytest.raises(mw.ModelwrightError, match="the name 'mine' is taken"):
         fitted()
 

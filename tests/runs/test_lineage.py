@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelwright.runs import Run
+from modelwright.runs import Run, directory
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,26 @@ def test_a_revised_recipe_is_numbered_and_still_ours(tmp_path: Path) -> None:
     assert run.recipe() == "batch: 3\n" and run.ours()
     assert [(run.path / f"recipe-{number}.yaml").read_text() for number in (1, 2)] == ["batch: 1\n", "batch: 2\n"]
     assert not (run.path / "recipe-3.yaml").exists()
+
+
+def test_a_kill_while_a_recipe_is_revised_leaves_one_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    (run,) = line(tmp_path / "runs", 1)
+    run.recipe_path.write_text("batch: 1\n")  # by a version that noted none
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(directory, "write_text", lambda path, text: killed(path, text) if "2" in text else None)
+        run.revise_recipe("batch: 2\n")
+    assert run.recipe() == "batch: 1\n" and not run.edited()
+    run.revise_recipe("batch: 2\n")
+    assert not run.edited()
+    run.recipe_path.write_text("batch: 2 # a remark\n")
+    assert not run.edited()
+    run.recipe_path.write_text("batch: 3\n")
+    assert run.edited()
 
 
 def test_a_revised_recipe_from_elsewhere_stays_from_elsewhere(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_does_not_crowd_out_a_whole_one(two: tuple[Path, di
 
 
 def test_half_written_checkpoints_are_not_there(two: tuple[Path, dict[str, torch.Tensor]]) -> None:
-    """What a kill while writing leaves behind; the next save of that step takes its place."""
+    """What a kill while writing leaves behind; the next sitting takes it away."""
     folder, _ = two
     partial = folder / ".step-00000007.part"
     partial.mkdir()
@@ -224,6 +224,7 @@ def test_half_written_checkpoints_are_not_there(two: tuple[Path, dict[str, torch
     assert events == []
     list(islice(stepping(prepared), 1))
     assert checkpoints.find_damage(save(prepared, folder)) is None
+    list(prepared.run(folder, lambda: True))
     assert not partial.exists()
 
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
@@ -60,6 +61,7 @@ _SCHEDULES = (
     "pass one of modelwright.optim.schedules, for example modelwright.optim.schedules.cosine.Cosine(warmup=0.05)"
 )
 
+_JUST_NOW = timedelta(minutes=10)
 _LEASE_SECONDS = 100.0  # A lock of a machine that is gone stands on a file server until its lease ends (NFS: 90 s).
 
 Samples = Dataset | Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]
@@ -288,9 +290,16 @@ def _free(run: Run) -> bool:
         return ours and is_alive(process) is None
     if run.status() != "finished":
         return True
+    ours = ours and _lately(run)
     if ours:
         emit("finished-already", f"the run '{run.name}' is finished: it is only scored again", level="warning")
     return ours
+
+
+def _lately(run: Run) -> bool:
+    """Whether the run has ended just now: a job may go by the same name again some other day."""
+    ended = run.record.ended
+    return ended is not None and datetime.now(UTC) - datetime.fromisoformat(ended) < _JUST_NOW
 
 
 @contextmanager

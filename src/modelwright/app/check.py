@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from modelwright.planning.search import check_share, check_workers
 from modelwright.recipe import Recipe
 from modelwright.recipe.build import build_model, filled_model
 from modelwright.recipe.own import build_objective, updating_of
+from modelwright.recipe.schema import Launch
 from modelwright.recipe.weights import begun_model
 from modelwright.training.prepared import begun
 from modelwright.training.updating import shares
@@ -50,6 +51,26 @@ def check_launch(recipe: Recipe, cluster: Cluster) -> None:
         except ModelwrightError as error:
             error.where = "launch.port"
             raise
+
+
+def check_elastic(launch: Launch, workers: int | Literal["auto"]) -> None:
+    """Refuse what would have no effect in a run that begins; one that was begun so goes on.
+
+    Raises:
+        ModelwrightError: naming the field.
+    """
+    if launch.min is None and launch.rejoin != Launch().rejoin:
+        raise ModelwrightError(
+            "'rejoin' is for a run that may shrink: it needs 'min' too",
+            where="launch.rejoin",
+            remedy="for example  launch: {min: 1, rejoin: 1m}",
+        )
+    if launch.max is not None and workers != "auto" and launch.max < workers:
+        raise ModelwrightError(
+            f"launch.max allows {launch.max} workers, but the plan has {workers}",
+            where="launch.max",
+            remedy=f"raise it to {workers} or more, or lower plan.workers",
+        )
 
 
 def check_techniques(recipe: Recipe, model: nn.Module, cluster: Cluster) -> None:

@@ -185,7 +185,7 @@ class Worlds:
 
 
 def check_sizes(launch: Launch, workers: int | Literal["auto"]) -> None:
-    """Refuse numbers of workers that the run cannot have.
+    """Refuse a least number of workers that the run cannot have.
 
     Raises:
         ModelwrightError: with both numbers.
@@ -195,12 +195,6 @@ def check_sizes(launch: Launch, workers: int | Literal["auto"]) -> None:
             f"launch.min asks for at least {launch.min} workers, but the plan has {workers}",
             where="launch.min",
             remedy=f"lower it to {workers} or less, or raise plan.workers",
-        )
-    if launch.max is not None and workers != "auto" and launch.max < workers:
-        raise ModelwrightError(
-            f"launch.max allows {launch.max} workers, but the plan has {workers}",
-            where="launch.max",
-            remedy=f"raise it to {workers} or more, or lower plan.workers",
         )
 
 

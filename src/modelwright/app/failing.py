@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from modelwright.base.errors import ModelwrightError, RunFailed
 from modelwright.base.events import emit
 from modelwright.runs import Run
-from modelwright.runs.fence import TakenOver
+from modelwright.runs.fence import TakenOver, held_elsewhere
 
 _SHORT = re.compile("allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
@@ -42,7 +42,7 @@ def failing(run: Run, *, writes: bool = True) -> Iterator[None]:
     except TakenOver:  # the record is the other world's
         raise
     except BaseException as error:
-        if writes:
+        if writes and not held_elsewhere(run.path):
             _note(run, error)
         raise
 

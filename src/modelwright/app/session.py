@@ -52,7 +52,7 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
         _fenced(prepared, run) as fence,
         logged(run, prepared.group.rank),
     ):
-        _begin(prepared, run, writes)
+        _begin(prepared, run, fence, writes)
         watch = prepared.training.watch
         with (
             _samples_noted(prepared, run, fence.generation),
@@ -74,10 +74,11 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
         return recorder.summary | {"status": _status(prepared)}
 
 
-def _begin(prepared: Prepared, run: Run, writes: bool) -> None:
+def _begin(prepared: Prepared, run: Run, fence: Fence, writes: bool) -> None:
     to = prepared.training.saving.to
     resumed = checkpoints.load_newest(prepared.state, run.checkpoints, prepared.group, to)
     if writes:
+        fence.check()  # loading may have taken long
         state = prepared.state
         run.update(status="running")
         with speaking(_weights(run)):
@@ -135,7 +136,7 @@ def _fenced(prepared: Prepared, run: Run) -> Iterator[Fence]:
         yield fence
     except TakenOver:
         raise
-    except Exception:
+    except BaseException:  # Ctrl-C, too: what it is noted in may be the other world's
         _tell_taken_over(fence)
         raise
 
@@ -145,7 +146,7 @@ def _tell_taken_over(fence: Fence) -> None:
         fence.check()
     except TakenOver:
         raise
-    except ModelwrightError:
+    except (ModelwrightError, OSError):
         return  # it cannot be found out: what came first is told
 
 

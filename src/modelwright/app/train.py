@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from modelwright.app.assemble import prepare
-from modelwright.app.check import check_launch, check_model, check_techniques
+from modelwright.app.check import check_elastic, check_launch, check_model, check_techniques
 from modelwright.app.display import announce_plan, announce_run, speaker
 from modelwright.app.located import located
 from modelwright.app.placing import PRELOAD
@@ -63,6 +63,7 @@ def train(
     with Warm(PRELOAD) as warm:
         with located(loaded):
             check_launch(recipe, detect())
+            check_elastic(recipe.launch, recipe.plan.workers)
         run = Run.create(folder, name or recipe.name, "train")
         with locked(run.path):
             announce_run(console, run)

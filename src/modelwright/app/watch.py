@@ -23,6 +23,7 @@ from modelwright.launch import Failure, Job, JobStatus, Warm, raise_failure
 from modelwright.launch.hang import Hang, HangWatch
 from modelwright.recipe import load_recipe
 from modelwright.runs import LoggedEvent, Run, follow, follow_events
+from modelwright.runs.fence import TakenOver
 from modelwright.training.watching import Watch
 
 POLL_SECONDS = 0.2
@@ -142,6 +143,8 @@ def _fail(failure: Failure, run: Run) -> NoReturn:
     try:
         raise_failure(failure)
     except ModelwrightError as error:
+        if failure.error and failure.error.get("type") == TakenOver.__name__:
+            raise TakenOver(error.what, where=error.where, remedy=error.remedy) from error
         raise RunFailed(error.what, where=error.where, remedy=error.remedy or _resume(run)) from error
 
 

@@ -70,6 +70,8 @@ _COUNTS: dict[str, Callable[[Mapping[str, Any], tuple[Tensor, ...]], int]] = {
     "aten.mm": _product("self", "mat2"),
     "aten.addmm": _product("mat1", "mat2"),
     "aten.bmm": _product("self", "mat2"),
+    "aten._grouped_mm": _product("self", "mat2"),
+    "aten._scaled_mm": _product("self", "mat2"),
     "aten.baddbmm": _product("batch1", "batch2"),
     "aten.addbmm": _product("batch1", "batch2"),
     "aten.mv": lambda arguments, outputs: 2 * int(arguments["self"].numel()),

@@ -22,7 +22,6 @@ from modelwright.planning.request import PlanRequest
 from modelwright.training.settings import Budget, Evaluation, Saving
 from modelwright.training.watching import Watch
 
-_REJOIN = 30.0  # Seconds.
 _NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -71,7 +70,7 @@ class Launch:
     port: int | None = None
     min: int | None = None
     max: int | None = None
-    rejoin: Seconds = _REJOIN
+    rejoin: Seconds = 30.0
 
     def __post_init__(self) -> None:
         if self.port is not None and not 1 <= self.port <= 65535:
@@ -88,12 +87,6 @@ class Launch:
                 f"'max' ({self.max}) {needed}",
                 where="max",
                 remedy="for example  launch: {min: 1, max: 4}; for a fixed number of workers, plan.workers=4",
-            )
-        if self.min is None and self.rejoin != _REJOIN:
-            raise ModelwrightError(
-                "'rejoin' is for a run that may shrink: it needs 'min' too",
-                where="rejoin",
-                remedy="for example  launch: {min: 1, rejoin: 1m}",
             )
         if not self.rejoin >= 0:
             raise ModelwrightError(f"'rejoin' must not be negative, but is {self.rejoin:g}", where="rejoin")

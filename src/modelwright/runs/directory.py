@@ -269,9 +269,11 @@ class Run:
     def _note_recipe(self, text: str) -> None:
         """Note a recipe before it is written: a kill in between leaves one that is known."""
         with _updating:
-            record, meaning = self.record, _meaning(text)
-            if meaning not in record.recipes:
-                self._write_record(replace(record, recipes=[*record.recipes, meaning]))
+            record, known = self.record, list(self.record.recipes)
+            if not known and (earlier := self.recipe()):  # of a version that noted none
+                known.append(_meaning(earlier))
+            if (meaning := _meaning(text)) not in known:
+                self._write_record(replace(record, recipes=[*known, meaning]))
 
     def _write_record(self, record: Record) -> None:
         write_json(self.path / "run.json", plain(record.to_json()))

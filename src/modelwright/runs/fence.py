@@ -63,6 +63,16 @@ class Fence:
             )
 
 
+def held_elsewhere(run: Path) -> bool:
+    """Whether a world on another machine was the last to take the run up."""
+    try:
+        holder = _read(run / _NAME)
+    except (ModelwrightError, OSError):
+        return False
+    here = this_process()
+    return any(holder.get(name) != here[name] for name in ("host", "boot"))
+
+
 def _read(path: Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict):

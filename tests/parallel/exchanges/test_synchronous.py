@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.parallel.exchanges.steps import SHAPES, several_cases, several_steps, summed
 from tests.parallel.test_all_reduce import expected, losses, make_parameters, random_cases
 from tests.world import run_world
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.group import Group, Work
 from modelwright.base.world import Mesh
 from modelwright.base.written import chosen
 from modelwright.parallel import EXCHANGES
+from modelwright.parallel.exchanges.bucketed import BucketedExchange
+from modelwright.parallel.exchanges.compressions.none import NoCompression
 
 HERE = "tests.parallel.exchanges.test_synchronous"
 FLAGS, NUMBERS = len(SHAPES), sum(int(np.prod(shape)) for shape in SHAPES)
@@ -146,3 +151,36 @@ def test_unknown_names_are_refused_by_the_family() -> None:
         chosen({"use": "ring", "compression": "power"}, EXCHANGES)
     with pytest.raises(ModelwrightError, match="refused its settings"):
         chosen({"use": "ring", "size": 3}, EXCHANGES)
+
+
+class Done:
+    def wait(self) -> None:
+        return
+
+
+class Alone:
+    """A sum of one rank."""
+
+    def sum(self, tensor: Tensor, number: int) -> Iterator[Work]:
+        yield Done()
+
+    def sum_short(self, tensor: Tensor, number: int, wire: torch.dtype) -> Generator[Work, None, Tensor]:
+        yield from ()
+        return torch.zeros_like(tensor)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_gradient_that_comes_in_parts_is_not_sent_half(reentrant: bool) -> None:
+    """Torch's older way of checkpointing has a backward of its own for each part, and so a gradient of each."""
+    shared, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    exchange = BucketedExchange(2, 10**6, Alone(), NoCompression())
+    exchange.attach([*shared.parameters(), *other.parameters()])
+    x = torch.ones(2, 3, requires_grad=True)
+    for layer in (shared, other, shared):
+        x = checkpoint(layer, x, use_reentrant=reentrant)
+    with exchange.backward(last=True):
+        if reentrant:
+            with pytest.raises(ModelwrightError, match="came twice in one backward"):
+                x.sum().backward()
+        else:
+            x.sum().backward()

@@ -31,14 +31,16 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# Each save asks twice: before it writes, and before it publishes what it has written.
-@pytest.mark.parametrize(("times", "published"), [(0, 0), (1, 0), (2, 1), (3, 1), (5, 2)])
-def test_without_it_nothing_is_published_or_removed(tmp_path: Path, times: int, published: int) -> None:
+# Each save asks before it writes, before it publishes, before it drops others, and before it copies to a store.
+@pytest.mark.parametrize(
+    ("times", "steps"), [(0, []), (1, []), (2, [3]), (4, [3]), (5, [3]), (6, [3, 6]), (7, [6]), (8, [6])]
+)
+def test_without_it_nothing_is_published_or_removed(tmp_path: Path, times: int, steps: list[int]) -> None:
     prepared = prepare(points(), saving=Saving(every=3, keep=1))
     permit = Permit(times)
     with pytest.raises(Forbidden):
         list(prepared.run(tmp_path, lambda: False, permit=permit))
-    assert names(tmp_path) == [f"step-{3 * published:08d}"] * (published > 0)
+    assert names(tmp_path) == [f"step-{step:08d}" for step in steps]
     assert permit.left == 0
 
 

@@ -52,14 +52,12 @@ _LIKE: tuple[str, ...] = (
     "full_like",
     "rand_like",
     "randn_like",
-    "bernoulli",
 )
 _LIKE += (
     "native_dropout",
     "fill",
     "zero",
     "uniform",
-    "normal",
     "nan_to_num",
     "contiguous",
     "exponential",
@@ -84,7 +82,8 @@ ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys(("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "randperm"), counted),
     **dict.fromkeys(("tril", "triu"), positional),
     **dict.fromkeys(
-        ("where", "masked_fill", "native_dropout_backward", "hardtanh_backward", "floor_divide"), elementwise
+        ("bernoulli", "normal", "where", "masked_fill", "native_dropout_backward", "hardtanh_backward", "floor_divide"),
+        elementwise,
     ),
     "copy": into_first,
 }

@@ -62,7 +62,10 @@ def topk(context: Context) -> None:
 def nll_loss(context: Context) -> None:
     """Targets name classes."""
     dims = context.of("self")
-    context.freeze(dims[1:2] if len(dims) > 1 else dims, "targets name its places")
+    named = dims[1:2] if len(dims) > 1 else dims
+    context.freeze(named, "targets name its places")
+    if (weight := context.optional("weight")) is not None:
+        context.join(named, weight)
     kept = [dims[0], *dims[2:]] if len(dims) > 1 else []
     context.join(kept, context.of("target"))
     context.give(kept if context.shape() else [])

@@ -18,6 +18,8 @@ def view(context: Context) -> None:
             return _opaque(context, given)
         rest = pair[0]
         dims.append(pair[1])
+    if context.terms.size(rest) != 1:  # of another type, whose entries are wider
+        return _opaque(context, given)
     return context.give(dims[::-1])
 
 

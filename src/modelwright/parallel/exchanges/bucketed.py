@@ -71,7 +71,15 @@ class BucketedExchange:
         self._gradients_final = False
 
     def attach(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Group the parameters into buckets, last ones first: their gradients come first."""
+        """Group the parameters into buckets, last ones first: their gradients come first.
+
+        Raises:
+            ModelwrightError: complex ones, which no compression knows.
+        """
+        if not self.compression.exact and any(parameter.is_complex() for parameter in parameters):
+            raise ModelwrightError(
+                "complex gradients cannot be compressed", where="plan.exchange", remedy="compression: none"
+            )
         first = 0
         for number, alike in enumerate(_bucketed(parameters, self.bucket_bytes)):
             channel = self.compression.channel(Contents.of(alike, first))
@@ -120,11 +128,11 @@ class BucketedExchange:
 
     def _ready(self, parameter: Tensor) -> None:
         if self._gradients_final:
-            self._bucket_of[parameter].missing -= 1  # type: ignore[index]
+            self._bucket_of[parameter].arrive(parameter)  # type: ignore[index]
             self._send(force=False)
 
     def _send(self, *, force: bool) -> None:
-        while self._sent < len(self._buckets) and (force or self._buckets[self._sent].missing == 0):
+        while self._sent < len(self._buckets) and (force or self._buckets[self._sent].complete):
             self._buckets[self._sent].send(self.reduction)
             self._sent += 1
 
@@ -139,9 +147,29 @@ class _Bucket:
         self.number = number
         self.parameters = parameters
         self.channel = channel
-        self.missing = len(parameters)
+        self._arrived: set[Tensor] = set()
+        self._all_used: Tensor | None = None
         self._stages: Iterator[Work] = iter(())
         self._work: Work | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every gradient is there."""
+        return len(self._arrived) == len(self.parameters)
+
+    def arrive(self, parameter: Tensor) -> None:
+        """Note that a gradient is there, for good.
+
+        Raises:
+            ModelwrightError: it came before: the bucket may have left without this part.
+        """
+        if parameter in self._arrived:
+            raise ModelwrightError(
+                f"the gradient of a parameter {list(parameter.shape)} came twice in one backward",
+                where="plan.workers",
+                remedy="checkpointed parts of the model that share parameters need use_reentrant=False",
+            )
+        self._arrived.add(parameter)
 
     def send(self, reduction: Reduction) -> None:
         self._stages = self._exchanged(reduction)
@@ -155,21 +183,28 @@ class _Bucket:
         return self._work is not None
 
     def _exchanged(self, reduction: Reduction) -> Iterator[Work]:
-        used = [parameter.grad is not None for parameter in self.parameters]
-        first = self.parameters[0]
         pieces = [_dense(parameter).reshape(-1) for parameter in self.parameters]
-        flat = torch.cat([*pieces, torch.tensor(used, dtype=first.dtype, device=first.device)])
+        flat = torch.cat([*pieces, self._used()])
         yield from self.channel.sum(flat, reduction, self.number)
         self._put_in_place(flat)
+
+    def _used(self) -> Tensor:
+        """A flag for each parameter, made without waiting for the device."""
+        used, first = [parameter.grad is not None for parameter in self.parameters], self.parameters[0]
+        if not all(used):
+            return torch.tensor(used, dtype=first.dtype).to(first.device, non_blocking=True)
+        if self._all_used is None:
+            self._all_used = torch.ones(len(used), dtype=first.dtype, device=first.device)
+        return self._all_used
 
     def _put_in_place(self, flat: Tensor) -> None:
         sizes = [parameter.numel() for parameter in self.parameters]
         *pieces, used = torch.split(flat, [*sizes, len(sizes)])
         for number, (parameter, piece) in enumerate(zip(self.parameters, pieces, strict=True)):
             # Only a rank without a gradient of its own needs to ask (on a GPU, asking waits for the device).
-            if parameter.grad is not None or used[number].item() > 0:
+            if parameter.grad is not None or abs(used[number].item()) > 0:
                 parameter.grad = _laid_out_like(parameter, piece)
-        self.missing = len(self.parameters)
+        self._arrived.clear()
 
 
 def _of(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def load_newest(state: State, folder: Path, group: Group, to: str | None = None)
                 _check_same_run(saved, state, path, group)
             saved.into(state)
             return path
-    if any(place == HERE for _, place in found):  # in a store it may be the first one, half copied
+    if len(found) > 1 or any(place == HERE for _, place in found):  # else it is the first in a store, half copied
         raise none_whole(folder)
     return None
 

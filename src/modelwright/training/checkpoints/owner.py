@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.files import read_json
 from modelwright.runs.record import read_record
-from modelwright.runs.weights import list_checkpoints
+from modelwright.runs.weights import list_checkpoints, step_of
 from modelwright.training.checkpoints.storing import CheckpointStore
 
 _NOT_LEARNT = ("name", "budget", "evaluation", "saving", "watch", "plan", "launch")
 _PLACES = ("data.cache", "data.cache_bytes", "data.on_damage")
+_SOURCES = ("data.folder", "data.root", "data.path", "data.tokenizer.folder")  # their content decides, which is known
 
 
 def claim(store: CheckpointStore, folder: Path) -> None:
@@ -44,15 +45,19 @@ def claim(store: CheckpointStore, folder: Path) -> None:
 
 
 def _check_taken_over(store: CheckpointStore, folder: Path, mark: dict[str, Any], learnt: dict[str, str]) -> None:
-    own = list_checkpoints(folder)
-    if own and (mark or not any(map(store.has, own))):
+    own, theirs = list_checkpoints(folder), mark.get("learnt", {})
+    if own and (mark or not _may_be_older(store, own)):
         raise _foreign(store, folder, "and this run has checkpoints of its own")
-    theirs = mark.get("learnt", {})
     if other := [name for name in learnt if theirs.get(name, learnt[name]) != learnt[name]]:
         raise _foreign(store, folder, f"which differs in {', '.join(other[:5])}")
     if not own and not learnt.keys() & theirs.keys():
         message = f"the run goes on from {store.where()}, and nothing tells whether it learnt the same there"
         emit("store-taken-over", message, level="warning", store=store.where())
+
+
+def _may_be_older(store: CheckpointStore, own: Sequence[Path]) -> bool:
+    """Whether what lies in a store without a mark may be this run's own: it is, or is behind it."""
+    return any(map(store.has, own)) or step_of(store.names()[0]) <= step_of(own[0].name)
 
 
 def _foreign(store: CheckpointStore, folder: Path, why: str) -> ModelwrightError:
@@ -67,10 +72,12 @@ def _foreign(store: CheckpointStore, folder: Path, why: str) -> ModelwrightError
 def _learnt(run: Path) -> Iterator[tuple[str, str]]:
     """Digests by dotted path of the recipe, and of the prepared data; nothing of a training begun in Python."""
     recipe = run / "recipe.yaml"
+    prepared = (run / "data.json").is_file()
     for path, value in _values(yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None, ""):
-        if path.partition(".")[0] not in _NOT_LEARNT and path not in _PLACES:
+        unlearnt = path.partition(".")[0] in _NOT_LEARNT or path in _PLACES or (prepared and path in _SOURCES)
+        if not unlearnt:
             yield path, _digest(value)
-    if (run / "data.json").is_file():  # where the data was prepared; the folder's name goes by the content
+    if prepared:  # where it was prepared; the folder's name goes by the content
         yield "the data itself", _digest(read_json(run / "data.json").get("name"))
 
 

@@ -144,8 +144,10 @@ class Saver:
             self._permit()
             if not target.exists() or find_damage(target):
                 write(contents, target, score, self._permit)
+            self._permit()  # before others are dropped: writing may have taken long
             self._written.append(target)
             drop_others(target, self._saving.keep, self._saving.keep_best)
+            self._permit()
         except BaseException as error:
             what = error.what if isinstance(error, ModelwrightError) else f"{type(error).__name__}: {error}"
             emit("save-failed", f"saving {contents.name} failed: {what}", level="error", step=contents.step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,8 +25,7 @@ def write(
     Raises:
         ModelwrightError: disk full, no permission; or ``permit``, asked just before the renaming, raises it.
     """
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")  # another world may write that step too
     make_folder(partial)
     try:
         with speaking(partial):
