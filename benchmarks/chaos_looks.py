@@ -122,7 +122,7 @@ def save_under_way(run: Run, since: float) -> int | None:
     """
     parts = [path for path in run.checkpoints.glob(".step-*.part") if changed(path) > since]
     if parts:
-        return int(parts[0].name.removeprefix(".step-").removesuffix(".part"))
+        return int(parts[0].name.removeprefix(".step-").partition(".")[0])
     beat = read_beat(run.logs, 0)
     if beat is None or beat.phase is not Phase.SAVE or (run.checkpoints / f"step-{beat.step:08d}").exists():
         return None

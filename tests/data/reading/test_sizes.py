@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from modelwright.data import Batch, Positions, Sampling
 from modelwright.data.loader import Loader
 from modelwright.data.reading.sizes import StepSizes
 from modelwright.data.sampling.global_sampling import Global
 from modelwright.data.sampling.poisson_sampling import Poisson
+
+if TYPE_CHECKING:
+    from modelwright.data import Batch, Positions, Sampling
 
 
 class Holey:

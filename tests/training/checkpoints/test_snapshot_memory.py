@@ -46,7 +46,7 @@ def test_what_is_foretold_is_what_a_run_that_saves_takes(tmp_path: Path) -> None
     state = 3 * 8 * sum(parameter.numel() for parameter in wide_parameters())
     assert abs(snapshot - state) < MEGABYTE
     gradients = state / 3  # their memory is free when the snapshot is taken
-    assert alone + snapshot - gradients - 8 * MEGABYTE < taken < alone + snapshot + 8 * MEGABYTE
+    assert alone + snapshot - gradients - 16 * MEGABYTE < taken < alone + snapshot + 16 * MEGABYTE
     assert taken - alone > 20 * MEGABYTE  # without it, too little would be foretold
 
 
