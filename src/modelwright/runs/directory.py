@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import threading
@@ -13,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from modelwright.base.errors import ModelwrightError, nearest
 from modelwright.base.files import make_folder, read_json, speaking, write_json, write_text
@@ -202,7 +198,7 @@ class Run:
     def edited(self) -> bool:
         """Whether somebody else has changed what the recipe says since the run wrote it."""
         known = self.record.recipes
-        return bool(known) and _meaning(self.recipe()) not in known
+        return bool(known) and origin.meaning(self.recipe()) not in known
 
     def recipe(self) -> str:
         """The text of the recipe; ``""`` where none was written."""
@@ -271,8 +267,8 @@ class Run:
         with _updating:
             record, known = self.record, list(self.record.recipes)
             if not known and (earlier := self.recipe()):  # of a version that noted none
-                known.append(_meaning(earlier))
-            if (meaning := _meaning(text)) not in known:
+                known.append(origin.meaning(earlier))
+            if (meaning := origin.meaning(text)) not in known:
                 self._write_record(replace(record, recipes=[*known, meaning]))
 
     def _write_record(self, record: Record) -> None:
@@ -382,15 +378,6 @@ def _find(path_or_name: str | Path, folder: Path) -> Path:
 
 def _same(plan: Plan, old: Plan) -> bool:
     return replace(plan, number=old.number) == old
-
-
-def _meaning(recipe: str) -> str:
-    """A hash of what a recipe says, whatever its comments and layout."""
-    try:
-        said = json.dumps(yaml.safe_load(recipe), sort_keys=True, default=str)
-    except yaml.YAMLError:
-        said = recipe
-    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _text(path: Path) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 from pathlib import Path
+
+import yaml
 
 from modelwright.base.events import emit
 
@@ -27,6 +30,15 @@ def ours(text: str, signature: str) -> bool:
     """Whether ``signature`` was made by this user for exactly this ``text``."""
     secret = _read(secret_path()) if signature else None
     return secret is not None and hmac.compare_digest(_digest(secret, text).encode(), signature.encode())
+
+
+def meaning(recipe: str) -> str:
+    """A hash of what a recipe says, whatever its comments and layout."""
+    try:
+        said = json.dumps(yaml.safe_load(recipe), sort_keys=True, default=str)
+    except yaml.YAMLError:
+        said = recipe
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def secret_path() -> Path:

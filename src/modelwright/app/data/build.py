@@ -76,15 +76,13 @@ def build(
     given = {"root": root, "text": text, "held_out": held_out, "seed": seed}
     fields = {name: value for name, value in given.items() if value is not None}
     source = _of_recipe(recipe, overrides, fields) if recipe is not None else _of_files(files, fields)
-    with _of("--shard-size"):
-        shard_bytes = parse_bytes(shard_size)
     work = Build(
         texts=source.texts(),
         technique=made or source.tokenizer,
         held_out=source.held_out,
         seed=source.seed,
         folder=folder,
-        shard_bytes=shard_bytes,
+        shard_bytes=_shard_bytes(shard_size),
         workers=workers or os.cpu_count() or 1,
     )
     started = time.perf_counter()
@@ -162,6 +160,11 @@ def _technique(wanted: str) -> Any:
         with _of("--tokenizer"):
             return technique(vocabulary=parse_count(argument))
     return technique(folder=argument) if use == "local" else technique()
+
+
+def _shard_bytes(size: str) -> int:
+    with _of("--shard-size"):
+        return parse_bytes(size)
 
 
 @contextmanager
