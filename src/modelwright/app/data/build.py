@@ -77,12 +77,12 @@ def build(
     fields = {name: value for name, value in given.items() if value is not None}
     source = _of_recipe(recipe, overrides, fields) if recipe is not None else _of_files(files, fields)
     work = Build(
+        shard_bytes=_shard_bytes(shard_size),
         texts=source.texts(),
         technique=made or source.tokenizer,
         held_out=source.held_out,
         seed=source.seed,
         folder=folder,
-        shard_bytes=_shard_bytes(shard_size),
         workers=workers or os.cpu_count() or 1,
     )
     started = time.perf_counter()
