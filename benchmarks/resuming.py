@@ -45,6 +45,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from chaos import account, difference
+from chaos_evidence import same_bytes
 from resuming_arms import job
 
 PATIENCE = 300.0
@@ -209,12 +210,6 @@ def largest_apart(found: Mapping[int, float], expected: Mapping[int, float]) -> 
     """Between the losses of the steps that both have."""
     both = sorted(found.keys() & expected.keys())
     return difference([found[step] for step in both], [expected[step] for step in both])
-
-
-def same_bytes(found: Weights, expected: Weights) -> bool:
-    return {name: value.tobytes() for name, value in found.items()} == {
-        name: value.tobytes() for name, value in expected.items()
-    }
 
 
 def weights_apart(found: Weights, expected: Weights) -> float:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modelwright.data import Batch, Dataset, Ordering
 
 _ALIGNED = 64  # Bytes; so torch allocates on a CPU.
-_ORDERED = 16384  # Positions for which the order is asked at once: for a few of them it takes as long.
+ORDERED = 16384  # Positions for which the order is asked at once: for a few of them it takes as long.
 
 Indices = NDArray[np.int64]
 
@@ -148,7 +148,7 @@ class Share:
         """Indices ``[count, size]`` of steps, from an order that was asked for some more."""
         begin, known = self._ordered
         if not begin <= number <= number + count <= begin + len(known):
-            ahead = min(_ORDERED // max(1, self._size), self.steps - number)
+            ahead = min(ORDERED // max(1, self._size), self.steps - number)
             begin, known = self._ordered = number, self._ask(number, max(count, ahead))
         return known[number - begin : number - begin + count]
 

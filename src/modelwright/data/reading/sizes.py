@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelwright.data.batches import there
+from modelwright.data.reading.share import ORDERED
 
 if TYPE_CHECKING:
     from modelwright.data import Dataset, Ordering
-
-_COUNTED = 16384  # Positions for which the order is asked at once: for a few of them it takes as long.
 
 
 class StepSizes:
@@ -37,7 +36,7 @@ class StepSizes:
         return int(self._sizes[place])
 
     def _count(self, position: int) -> NDArray[np.int64]:
-        steps = max(1, _COUNTED // self._batch)
+        steps = max(1, ORDERED // self._batch)
         indices = np.asarray(self._order(np.arange(position, position + steps * self._batch)))
         sizes: NDArray[np.int64] = there(self._dataset, indices).reshape(steps, self._batch).sum(axis=1, dtype=np.int64)
         return sizes
