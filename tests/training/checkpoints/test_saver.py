@@ -254,12 +254,15 @@ def test_a_failed_write_does_not_hide_what_came_first(failing: Path) -> None:
 
 
 def limited(mesh: Mesh, folder: str) -> str:
-    """Once a checkpoint is there, the system refuses files of more than a thousand bytes."""
+    """A first sitting leaves a checkpoint; in the second the system refuses files of more than a thousand bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    first = prepare(points(), mesh, saving=Saving(every=2))
+    list(first.run(Path(folder), lambda: first.state.step == 2))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    second = prepare(points(), mesh, saving=Saving(every=2))
+    checkpoints.load_newest(second.state, Path(folder), second.group)
     try:
-        for record in prepare(points(), mesh, saving=Saving(every=2)).run(Path(folder), lambda: False):
-            if isinstance(record, Saved):
-                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        list(second.run(Path(folder), lambda: False))
     except ModelwrightError as error:
         return str(error)
     return "nothing was refused"
