@@ -16,6 +16,7 @@ import torch.distributed as dist
 from tests.world import run_world, warm
 from torch.distributed import TCPStore
 
+from modelwright.base.axes import ordered
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.world import Mesh, world
 from modelwright.launch import Placement, raise_failure, start
@@ -305,10 +306,41 @@ def test_a_world_of_one_needs_no_group() -> None:
         assert "shard" in told.value.remedy
 
 
-@pytest.mark.parametrize("layout", [{"replicate": 2}, {"replicate": 0}, {"replicate": -1, "shard": -1}])
-def test_a_layout_of_another_size_is_refused(layout: dict[str, int]) -> None:
-    with pytest.raises(ModelwrightError, match="the layout needs"), world(layout, device="cpu"):
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [
+        ({"replicate": 2}, "the layout needs 2 ranks"),
+        ({"replicate": 0}, "'0' is no number of ranks along the axis replicate"),
+        ({"replicate": -1, "shard": -1}, "'-1' is no number"),
+        ({"shrad": 1}, "no axis 'shrad'"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(layout: dict[str, int], told: str) -> None:
+    with pytest.raises(ModelwrightError, match=told), world(layout, device="cpu"):
         pass
+
+
+def test_axes_are_ordered_whatever_the_recipe_says() -> None:
+    assert list(ordered({"tensor": 2, "replicate": 3, "pipeline": 1})) == ["pipeline", "replicate", "tensor"]
+
+
+def joint(mesh: Mesh) -> list[list[int]]:
+    groups = [mesh.data, mesh.along("replicate", "tensor"), mesh.along("shard"), mesh.along("context", "tensor")]
+    sums = [int(group.all_reduce(torch.tensor(2**mesh.rank))) for group in groups]
+    return [[group.rank for group in groups], [group.size for group in groups], sums]
+
+
+def test_ranks_along_several_axes_find_each_other() -> None:
+    """Each sum names its members, a bit for each; the numbers of ranks by hand: replicate 2 x shard 2 x tensor 2."""
+    found = run_world("tests.base.test_world:joint", 8, layout={"tensor": 2, "shard": 2, "replicate": 2})
+    data = [0b01010101, 0b10101010]
+    outer = [0b00110011, 0b11001100]
+    for rank, (ranks, sizes, sums) in enumerate(found):
+        replicate, shard, tensor = rank // 4, rank // 2 % 2, rank % 2
+        assert sizes == [4, 4, 2, 2]
+        assert ranks == [2 * replicate + shard, 2 * replicate + tensor, shard, tensor]
+        assert sums[:2] == [data[tensor], outer[shard]]
+        assert sums[3] == (1 << rank) + (1 << (rank ^ 1))
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, **variables: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from modelwright.base.axes import data_ranks
 from modelwright.base.errors import ModelwrightError
 
 FORMAT = 1
@@ -39,13 +40,14 @@ class Plan:
         threads: CPU threads of each worker.
         device: ``cpu`` or ``cuda``.
         layout: sizes of the mesh axes; their product is ``workers``.
+        layouts: settings of the layouts, by axis; empty for the usual ones.
         exchange: how updates travel between replicas: a name of ``modelwright.parallel.EXCHANGES``, or a mapping of
             ``use`` and its settings.
         micro_batch: samples of one forward and backward on one worker.
         precision: in which numbers a step is computed, a name of ``modelwright.parallel.PRECISIONS``.
         attention: attention kernel, such as ``sdpa`` or ``explicit``; ``None`` where the model offers no choice.
-        recompute: which activations are computed again in the backward: ``none``, ``full``, ``selective``, or patterns
-            of module names.
+        recompute: which activations are computed again in the backward: ``none``, ``full``, ``selective``, patterns of
+            module names, or the bytes that a micro-batch's activations are to fit in.
         compile: whether the repeated blocks of the model are compiled.
         offload: what is kept in the host's memory between steps: ``none`` or ``moments`` of the optimizer.
         steps: optimizer updates in all; a time budget is turned into it once.
@@ -58,17 +60,23 @@ class Plan:
     threads: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     layout: dict[str, int] = field(default_factory=lambda: {"replicate": 1})
+    layouts: dict[str, dict[str, Any]] = field(default_factory=dict)
     exchange: str | dict[str, Any] = "all-reduce"
     micro_batch: int
     precision: str = "fp32"
     attention: str | None = None
-    recompute: str | tuple[str, ...] = "none"
+    recompute: str | int | tuple[str, ...] = "none"
     compile: bool = False
     offload: str = "none"
     steps: int
     prediction: Prediction | None = None
     number: int = 1
     reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> int:
+        """Into how many parts the samples of a step are divided; workers along the other axes get the same ones."""
+        return data_ranks(self.layout)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON-ready values."""

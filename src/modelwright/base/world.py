@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from modelwright.base.axes import AXES, DATA_AXES, ordered
 from modelwright.base.errors import ModelwrightError, RunFailed, nearest
 from modelwright.base.group import Group
 from modelwright.base.meeting import meet
@@ -50,6 +51,7 @@ class Mesh:
     device: torch.device
     axes: Mapping[str, Group]
     device_mesh: DeviceMesh | None = None
+    _joint: dict[tuple[str, ...], Group] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def rank(self) -> int:
@@ -61,15 +63,48 @@ class Mesh:
         """How many ranks there are."""
         return self.world.size
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many ranks there are along each axis of the layout."""
+        return {axis: group.size for axis, group in self.axes.items()}
+
+    @property
+    def data(self) -> Group:
+        """The ranks with other samples than this one: all that share its place along the other axes."""
+        return self.along(*DATA_AXES)
+
     def axis(self, name: str) -> Group:
-        """The ranks along an axis.
+        """The ranks along an axis; this one alone, where the layout does not have it.
 
         Raises:
-            ModelwrightError: the layout has no such axis.
+            ModelwrightError: there is no such axis.
         """
-        if name not in self.axes:
-            raise ModelwrightError(f"the layout has no axis '{name}'", remedy=nearest(name, self.axes))
-        return self.axes[name]
+        if name not in AXES:
+            raise ModelwrightError(f"there is no axis '{name}'", where="layout", remedy=nearest(name, AXES))
+        return self.axes.get(name, Group(0, 1))
+
+    def along(self, *names: str) -> Group:
+        """The ranks along several axes together; those of the outer axis vary slowest.
+
+        The first call for a set of axes is a collective of the whole world.
+        """
+        wide = tuple(axis for axis in self.axes if axis in names and self.axes[axis].size > 1)
+        if len(wide) < 2:
+            return self.axes[wide[0]] if wide else Group(0, 1)
+        if len(wide) == sum(group.size > 1 for group in self.axes.values()):
+            return self.world
+        if wide not in self._joint:
+            self._joint[wide] = self._together(wide)
+        return self._joint[wide]
+
+    def _together(self, wide: tuple[str, ...]) -> Group:
+        places = torch.arange(self.size).view([group.size for group in self.axes.values()])
+        inner = [number for number, axis in enumerate(self.axes) if axis in wide]
+        outer = [number for number, axis in enumerate(self.axes) if axis not in wide]
+        rows = places.permute(*outer, *inner).reshape(-1, math.prod(self.axes[axis].size for axis in wide)).tolist()
+        mine, _ = dist.new_subgroups_by_enumeration(rows)  # type: ignore[no-untyped-call]
+        row = next(row for row in rows if self.rank in row)
+        return Group(row.index(self.rank), len(row), mine, self.world.transport)
 
 
 @dataclass(frozen=True)
@@ -164,9 +199,23 @@ def _device(wish: str | None, seat: _Seat) -> torch.device:
     return device
 
 
+def arranged(mesh: Mesh, layout: Mapping[str, int]) -> Mesh:
+    """The same ranks in other places; a collective of all of them, where the layout is another one.
+
+    Raises:
+        ModelwrightError: the layout is of another number of ranks.
+    """
+    sizes = _sizes(layout, mesh.size)
+    if sizes == mesh.sizes:
+        return mesh
+    if mesh.size == 1:
+        return Mesh(mesh.world, mesh.device, {axis: Group(0, 1) for axis in sizes})
+    return _arranged(mesh.world, sizes, mesh.device)
+
+
 def _sizes(layout: Mapping[str, int] | None, size: int) -> dict[str, int]:
-    sizes = dict(layout or {"replicate": size})
-    if any(length < 1 for length in sizes.values()) or math.prod(sizes.values()) != size:
+    sizes = ordered(layout or {"replicate": size})
+    if math.prod(sizes.values()) != size:
         product = " x ".join(f"{axis} {length}" for axis, length in sizes.items())
         raise ModelwrightError(
             f"the layout needs {math.prod(sizes.values())} ranks ({product}), but the world has {size}",
@@ -283,9 +332,13 @@ def _part(meeting: Store, seat: _Seat) -> None:
 
 def _mesh(seat: _Seat, sizes: Mapping[str, int], device: torch.device) -> Mesh:
     transport = device if dist.get_backend() == "nccl" else torch.device("cpu")
+    return _arranged(Group(seat.rank, seat.size, dist.group.WORLD, transport), sizes, device)
+
+
+def _arranged(ranks: Group, sizes: Mapping[str, int], device: torch.device) -> Mesh:
     mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     axes = {
-        axis: Group(mesh.get_local_rank(axis), length, mesh.get_group(axis), transport)
+        axis: Group(mesh.get_local_rank(axis), length, mesh.get_group(axis), ranks.transport)
         for axis, length in sizes.items()
     }
-    return Mesh(Group(seat.rank, seat.size, dist.group.WORLD, transport), device, axes, mesh)
+    return Mesh(ranks, device, axes, mesh)
