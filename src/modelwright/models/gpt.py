@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.models.attention import Attention, rotations, rotations_at, seen_within
+from modelwright.models.experts import Experts
 from modelwright.models.stochastic_depth import StochasticDepth, check_rate, rates
 from modelwright.models.writing.cache import Cache
 
@@ -33,9 +34,12 @@ class GPT:
         heads: attention heads; divides ``width``, and ``width / heads`` is even.
         kv_heads: heads of key and value, each shared by ``heads / kv_heads`` query heads; ``None``:
             ``heads``.
-        hidden: width inside the feed-forward; ``None``: ``4 * width`` for gelu, and for swiglu, which has a
-            third matrix, two thirds of that, rounded up to a multiple of 32.
+        hidden: width inside the feed-forward, or inside each expert; ``None``: ``4 * width`` for gelu, and for swiglu,
+            which has a third matrix, two thirds of that, rounded up to a multiple of 32.
         activation: ``swiglu`` or ``gelu``.
+        experts: feed-forwards of each block, of which a router chooses some for each token; ``None``: one, for all.
+        experts_per_token: how many it chooses.
+        balance: coefficient of the loss that keeps all experts in use, per block and sample.
         tied_embeddings: the head uses the embedding's weight.
         qk_norm: normalise query and key per head: steadier at high learning rates, a quarter slower on
             CPU.
@@ -53,6 +57,9 @@ class GPT:
     kv_heads: int | None = None
     hidden: int | None = None
     activation: Literal["swiglu", "gelu"] = "swiglu"
+    experts: int | None = None
+    experts_per_token: int = 2
+    balance: float = 0.01
     tied_embeddings: bool = True
     qk_norm: bool = False
     dropout: float = 0.0
@@ -79,6 +86,7 @@ class GPT:
         )
         if self.rope_base <= 1:
             raise ModelwrightError(f"gpt: rope_base is above 1, not {self.rope_base}")
+        self._check_experts()
 
     def build(self) -> GPTModule:
         """The module, with new weights.
@@ -94,10 +102,19 @@ class GPT:
         return GPTModule(self, self.vocabulary)
 
     def _check_sizes(self) -> None:
-        for name in ("vocabulary", "layers", "width", "heads", "kv_heads", "hidden"):
+        for name in ("vocabulary", "layers", "width", "heads", "kv_heads", "hidden", "experts", "experts_per_token"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ModelwrightError(f"gpt: {name} is at least 1, not {value}")
+
+    def _check_experts(self) -> None:
+        if self.experts is not None and self.experts_per_token > self.experts:
+            raise ModelwrightError(
+                f"gpt: experts_per_token {self.experts_per_token} is more than there are experts ({self.experts})",
+                remedy="lower it, or raise experts",
+            )
+        if self.balance < 0:
+            raise ModelwrightError(f"gpt: balance is at least 0, not {self.balance}")
 
 
 class GPTModule(nn.Module):
@@ -175,7 +192,7 @@ class GPTModule(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 continue
-            writes = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+            writes = name.endswith(("attention.output.weight", "feed_forward.down.weight", "feed_forward.down"))
             shrink = (2 * self.config.layers) ** -0.5 if writes else 1.0
             nn.init.normal_(parameter, std=INITIAL_DEVIATION * shrink)
 
@@ -237,6 +254,15 @@ class GELU(nn.Module):
 
 
 def _feed_forward(config: GPT) -> nn.Module:
-    if config.activation == "gelu":
-        return GELU(config.width, config.hidden or 4 * config.width)
-    return SwiGLU(config.width, config.hidden or -(-8 * config.width // 96) * 32)
+    gated = config.activation == "swiglu"
+    hidden = config.hidden or (-(-8 * config.width // 96) * 32 if gated else 4 * config.width)
+    if config.experts is None:
+        return SwiGLU(config.width, hidden) if gated else GELU(config.width, hidden)
+    return Experts(
+        config.width,
+        hidden,
+        experts=config.experts,
+        chosen=config.experts_per_token,
+        gated=gated,
+        balance=config.balance,
+    )

@@ -77,7 +77,11 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ModelwrightError: the file cannot be written, or the model is on the meta device.
     """
-    state = tensors_of(model)
+    save_named(tensors_of(model), path)
+
+
+def save_named(state: Mapping[str, Tensor], path: Path) -> None:
+    """The same, of tensors by name; tied ones are the very same memory."""
     if any(tensor.is_meta for tensor in state.values()):
         raise ModelwrightError("the model has no weights yet: it is on the meta device", where=str(path))
     tied = twins(state)
