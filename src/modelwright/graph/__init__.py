@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelwright.graph.dimensions import DimensionClass, Dimensions, Member
+from modelwright.graph.dimensions import DimensionClass, Dimensions, Member, Tree
 from modelwright.graph.graph import Graph
 from modelwright.graph.records import Break, Operator, Ref, Unknown, Value
 from modelwright.graph.tracing import trace
@@ -15,6 +15,7 @@ __all__ = [
     "Member",
     "Operator",
     "Ref",
+    "Tree",
     "Unknown",
     "Value",
     "trace",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from modelwright.graph.operators import rule_of
 from modelwright.graph.operators.context import Context, NoRule
 from modelwright.graph.records import Operator, Unknown, Value
-from modelwright.graph.terms import Terms
+from modelwright.graph.terms import Kind, Terms
 
 _NAMED = ("parameter", "buffer", "input")
 
@@ -62,6 +62,31 @@ class DimensionClass:
     frozen: str
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What a dim of any value is made of.
+
+    Attributes:
+        size: how many entries.
+        kind: ``product`` of its children, from the outermost to the innermost; ``sum``: they lie one behind the other;
+            ``None``: indivisible.
+        leaf: the same number for all that belong together, of indivisible ones; -1 for others.
+        children: none of indivisible ones.
+    """
+
+    size: int
+    kind: Kind | None
+    leaf: int = -1
+    children: tuple[Tree, ...] = ()
+
+    def leaves(self) -> Iterator[int]:
+        """The numbers of its indivisible parts in order, as often as they appear."""
+        if self.kind is None:
+            yield self.leaf
+        for child in self.children:
+            yield from child.leaves()
+
+
 class Dimensions:
     """The dims of all values of a graph.
 
@@ -108,6 +133,14 @@ class Dimensions:
         """Where which class lies in a dim of any value: the number of the class, ``None`` for one without a name."""
         return tuple((self._number_of.get(leaf), member) for leaf, member in self._lies(self._values[value], dim))
 
+    def tree(self, value: int, dim: int) -> Tree:
+        """What a dim of any value is made of, also of those that no parameter has a part in."""
+        return self._tree(self._context.dims[value][dim])
+
+    def leaves(self, value: int) -> list[list[int]]:
+        """By dim of any value, the numbers of its indivisible parts; see :class:`Tree`."""
+        return [list(self._terms.leaves(term)) for term in self._context.dims[value]]
+
     def describe(self, value: int, dim: int) -> str:
         """Such as ``2 x 2 x 6`` (heads that share keys), or ``24 + 12 + 12`` (parts that are used by themselves)."""
         return self._described(self._context.dims[value][dim])
@@ -121,6 +154,12 @@ class Dimensions:
         """Whether two dims, each ``(value, dim)``, are of the same classes, laid out alike."""
         a, b = (self._context.dims[value][dim] for value, dim in (first, second))
         return list(self._places(a)) == list(self._places(b))
+
+    def _tree(self, term: int) -> Tree:
+        children, size = self._terms.children(term), self._terms.size(term)
+        if not children:
+            return Tree(size, None, self._terms.find(term))
+        return Tree(size, self._terms.kind(term), children=tuple(map(self._tree, children)))
 
     def _apply(self, operator: Operator) -> Unknown | None:
         context = self._context

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
@@ -113,7 +113,8 @@ class _Blockwise(torch.autograd.Function):
 
 def _chosen(rows: Tensor) -> Any:
     """By device and size."""
-    if rows.device.type != "cpu" or _is_small(rows) or transformed():
+    ordinary = type(rows) in (Tensor, nn.Parameter)  # a class of its own has operators of its own
+    if rows.device.type != "cpu" or _is_small(rows) or transformed() or not ordinary:
         return _whole
     return _Blockwise.apply
 

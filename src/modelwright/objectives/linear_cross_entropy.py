@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.objectives.cross_entropy import check_targets, cross_entropies, softmax_errors_, widened_type
@@ -83,6 +84,9 @@ def linear_cross_entropy_total(
     Raises:
         ModelwrightError: a target is no class (found on CPU).
     """
+    tensors = (features, head.weight, head.bias, targets)
+    if has_torch_function(tensors):  # as where ranks hold pieces of them
+        return handle_torch_function(flat_total, tensors, *tensors, head.dtype, head.chunk, label_smoothing)
     if head.dtype == torch.float16 or not _differentiated(features, head):
         # Unscaled, a float16 gradient would vanish: there it is made in the backward pass, behind the loss scale.
         return linear_cross_entropies(features, head, targets, label_smoothing=label_smoothing).sum()
@@ -99,10 +103,41 @@ def linear_cross_entropies(
     The logits are made again in the backward pass, which costs a third more than
     :func:`linear_cross_entropy_total` and lets every loss have a weight of its own.
     """
+    tensors = (features, head.weight, head.bias, targets)
+    if has_torch_function(tensors):
+        return handle_torch_function(flat_losses, tensors, *tensors, head.dtype, head.chunk, label_smoothing)
     rows, wanted = features.flatten(0, -2), targets.flatten()
     check_targets(wanted, len(head.weight))
     losses: Tensor = _Losses.apply(rows, head.weight, head.bias, wanted, head, label_smoothing)  # type: ignore[no-untyped-call]
     return losses.view(targets.shape)
+
+
+def flat_total(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    dtype: torch.dtype,
+    chunk: int | None,
+    smoothing: float,
+) -> Tensor:
+    """:func:`linear_cross_entropy_total` with its tensors side by side, for a ``TorchFunctionMode`` to see them."""
+    head = LinearHead(weight=weight, bias=bias, dtype=dtype, chunk=chunk)
+    return linear_cross_entropy_total(features, head, targets, label_smoothing=smoothing)
+
+
+def flat_losses(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    dtype: torch.dtype,
+    chunk: int | None,
+    smoothing: float,
+) -> Tensor:
+    """:func:`linear_cross_entropies` in the same way."""
+    head = LinearHead(weight=weight, bias=bias, dtype=dtype, chunk=chunk)
+    return linear_cross_entropies(features, head, targets, label_smoothing=smoothing)
 
 
 def chunks(features: Tensor, head: LinearHead) -> Iterator[tuple[slice, Tensor]]:
