@@ -336,5 +336,5 @@ def along_an_axis(mesh: Mesh) -> float:
 
 
 def test_only_the_ranks_of_the_axis_are_summed() -> None:
-    found = run_world(f"{HERE}:along_an_axis", 4, layout={"other": 2, "replicate": 2})
+    found = run_world(f"{HERE}:along_an_axis", 4, layout={"pipeline": 2, "replicate": 2})
     assert found == [11.0, 11.0, 1100.0, 1100.0]

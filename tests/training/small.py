@@ -23,7 +23,7 @@ from modelwright.optim.muon import Muon
 from modelwright.optim.sgd import SGD
 from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Budget
-from modelwright.training.steps import Step, steps
+from modelwright.training.steps import Step
 from modelwright.training.training import Training
 
 BATCH, FEATURES, CLASSES, SEED = 6, 5, 4, 11
@@ -86,7 +86,7 @@ def prepare(
 
 
 def stepping(prepared: Prepared, stop: Any = lambda: False) -> Iterator[Step]:
-    return steps(prepared.updates, prepared.loader(), prepared.state, prepared.group, stop)
+    return prepared.steps(stop)
 
 
 def snapshot(prepared: Prepared) -> dict[str, Tensor]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import world
 from tests.training.jobs import PATIENCE, Outcome, Split, launch, resumed
 
 from modelwright.launch import Warm
@@ -31,9 +31,10 @@ saving: {{every: {EVERY}}}
 
 
 @pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    with Warm(["modelwright.app.worker", "torch._dynamo"]) as parent:
-        yield parent
+def warm() -> Warm:
+    parent = world.warm()
+    parent.also(["modelwright.app.worker"])
+    return parent
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,13 @@ from modelwright.app.reporting import report_or_say
 from modelwright.app.session import logged, run_training
 from modelwright.app.stopping import stop_requested
 from modelwright.app.worker import planned
+from modelwright.base.axes import data_ranks, resized
 from modelwright.base.detect import detect
 from modelwright.base.errors import ModelwrightError, Stopped
 from modelwright.base.events import emit, listening
 from modelwright.base.plan import Plan
 from modelwright.base.units import parse_count, parse_seconds
-from modelwright.base.world import Mesh, world
+from modelwright.base.world import Mesh, arranged, world
 from modelwright.data import Dataset, Sampling, Splits
 from modelwright.data.memory import splits_of
 from modelwright.data.sampling.global_sampling import Global
@@ -73,7 +74,7 @@ class Result:
     """What a training gave.
 
     Attributes:
-        model: the trained module (the one that was passed in).
+        model: the trained module (the one that was passed in); where a layout divides it, as this rank has it.
         run: its record on disk.
         scores: loss and metrics on the held-out data; empty where nothing was held out.
         summary: steps, samples, seconds, final training loss, ``status``.
@@ -177,7 +178,8 @@ def train(
         console = Console(stderr=True, quiet=quiet or mesh.rank != 0)
         with listening(speaker(console)), _recorded(run, mesh) as record:
             with _removed_unless_begun(record, mesh), logged(record) if mesh.rank == 0 else nullcontext():
-                prepared = Prepared(training, _plan(training, record, mesh, request), mesh)
+                laid = _plan(training, record, mesh, request)
+                prepared = Prepared(training, laid, arranged(mesh, laid.layout))
             with stop_requested() as stop, TrainingScreen(console, total=prepared.plan.steps) as screen:
                 summary = run_training(prepared, record, stop=stop, show=screen.show)
             if mesh.rank == 0:
@@ -334,12 +336,14 @@ def _check_same_precision(plan: Plan, precision: str) -> None:
         )
 
 
-def _tell_kept(plan: Plan, wished: PlanRequest) -> None:
+def _tell_kept(plan: Plan, wished: PlanRequest, workers: int) -> None:
     """A run goes on by its own plan; wishes that it does not fulfil are not dropped without a word."""
     asked = {name: getattr(wished, name) for name in ("micro_batch", "attention", "recompute", "compile", "offload")}
     usual = vars(PlanRequest()) | {"exchange": PlanRequest().planned_exchange}
     asked["exchange"] = wished.planned_exchange
     kept = {name: value for name, value in asked.items() if value not in (usual[name], getattr(plan, name))}
+    if wished.layout and (wished.sized(workers), wished.settings) != (plan.layout, plan.layouts):
+        kept["layout"] = wished.layout
     if kept:
         told = ", ".join(f"{name} {getattr(plan, name)} (not {value})" for name, value in kept.items())
         emit("plan-kept", f"the run goes on by the plan it was begun with: {told}", level="warning", wished=kept)
@@ -349,14 +353,15 @@ def _in_this_world(plan: Plan, training: Training, mesh: Mesh) -> Plan:
     """The plan for as many workers as there are now; where it was another number it is revised."""
     if plan.workers == mesh.size:
         return plan
+    layout = resized(plan.layout, mesh.size)
     told = f"the run goes on in {mesh.size} processes; before there were {plan.workers}"
     if mesh.rank == 0:
         emit("replanned", told, level="warning", workers=mesh.size)
     return replace(
         plan,
         workers=mesh.size,
-        layout={"replicate": mesh.size},
-        micro_batch=min(plan.micro_batch, -(-training.batch // mesh.size)),
+        layout=layout,
+        micro_batch=min(plan.micro_batch, -(-training.batch // data_ranks(layout))),
         prediction=None,
         reasons={"workers": told},
     )
@@ -382,7 +387,7 @@ def _plan(training: Training, run: Run, mesh: Mesh, wished: PlanRequest) -> Plan
         plan = planned(run)
         _check_same_precision(plan, wished.precision)
         if mesh.rank == 0:
-            _tell_kept(plan, wished)
+            _tell_kept(plan, wished, mesh.size)
         plan = _in_this_world(_same_budget(plan, training), training, mesh)
         return run.write_plan(plan) if mesh.rank == 0 else plan
     request = replace(wished, workers=mesh.world.size, threads=torch.get_num_threads())
@@ -391,7 +396,7 @@ def _plan(training: Training, run: Run, mesh: Mesh, wished: PlanRequest) -> Plan
     seconds = None
     if training.budget.time is not None:
         trial = replace(training, model=copy.deepcopy(training.model))
-        plan = measured(plan, measure(Prepared(trial, plan, mesh)), training.batch)
+        plan = measured(plan, measure(Prepared(trial, plan, arranged(mesh, plan.layout))), training.batch)
         seconds = plan.prediction.step_seconds if plan.prediction else None
     steps = steps_of(training.budget, batch=training.batch, dataset=training.data.train, step_seconds=seconds)
     plan = replace(plan, steps=steps)

@@ -12,7 +12,7 @@ from modelwright.recipe.changes import Change, below, told
 from modelwright.recipe.own import build_schedule
 
 SAFE = (
-    *("plan.workers", "plan.threads", "plan.micro_batch", "plan.attention"),
+    *("plan.workers", "plan.threads", "plan.micro_batch", "plan.attention", "plan.layout"),
     *("plan.recompute", "plan.compile", "plan.offload"),
     *("saving", "watch", "launch", "budget"),
     *("data.cache", "data.cache_bytes"),

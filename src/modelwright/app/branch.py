@@ -36,9 +36,10 @@ from modelwright.launch import Warm
 from modelwright.models.attention import attention_kernels
 from modelwright.recipe import Loaded, Recipe, load, load_recipe, to_yaml
 from modelwright.recipe.changes import Change, below, changes, told
-from modelwright.recipe.own import build_objective
+from modelwright.recipe.own import build_objective, optimizers_of
 from modelwright.runs import Run, locked, remove
 from modelwright.training import checkpoints
+from modelwright.training.checking import check_layout
 from modelwright.training.prepared import Prepared
 from modelwright.training.training import Training
 
@@ -177,6 +178,7 @@ def _planned(parent: Run, recipe: Recipe, training: Training, place: Place, foun
     if not any(below(change.path, ("averaging",)) for change in found):
         check_mean(recipe, place, plan.steps, total, str(parent.path))
     new = revised(plan, recipe.plan, fields, batch=recipe.batch, cluster=detect(), kernels=kernels)
+    check_layout(new, batch=recipe.batch, optimizers=optimizers_of(recipe))
     return replace(new, steps=total, number=1)
 
 
@@ -186,6 +188,7 @@ def _alone(plan: Plan, batch: int) -> Plan:
         plan,
         workers=1,
         layout={"replicate": 1},
+        layouts={},
         micro_batch=batch,
         recompute="none",
         compile=False,

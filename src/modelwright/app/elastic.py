@@ -13,6 +13,7 @@ from typing import Literal
 from modelwright.app.placing import placement
 from modelwright.app.replan import REFORMED, whole_plan
 from modelwright.app.session import logged
+from modelwright.base.axes import resized, whole_replicas
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.plan import Plan
@@ -128,22 +129,25 @@ class Worlds:
             self._say("world-given-up", f"the world is not formed again: {reason}", level="warning")
             return None
         self._quiet = self._longer_quiet()
-        return left
+        return whole_replicas(self.plan.layout, left)
 
     def _reason_to_end(self, left: int, least: int, step: int) -> str:
         self._in_vain = 0 if step > self._furthest else self._in_vain + 1
         self._furthest = max(step, self._furthest)
-        if left < least:
-            return f"launch.min asks for at least {least} workers"
+        usable = whole_replicas(self.plan.layout, left)
+        if usable < least:
+            lost = f", and {left} make up whole replicas of {usable} only" if usable < left else ""
+            return f"launch.min asks for at least {least} workers{lost}"
         return f"{IN_VAIN} worlds in a row reached no new step" if self._in_vain >= IN_VAIN else ""
 
     def _after_leaving(self, least: int) -> int | None:
         """Somebody asked a single worker to leave, as a spot machine's notice does; all of them stopped and saved."""
         before = self.plan.workers
-        if before - 1 < least:
+        after = whole_replicas(self.plan.layout, before - 1)
+        if after < least:
             return None
-        self._say("worker-left", f"a worker was asked to leave; {before - 1} of {before} go on", before=before)
-        return before - 1
+        self._say("worker-left", f"a worker was asked to leave; {after} of {before} go on", before=before)
+        return after
 
     def _longer_quiet(self) -> float:
         """A world that grew and soon lost a worker again has cost more than it gained: then wait twice as long."""
@@ -215,7 +219,7 @@ def _whole(run: Run, launch: Launch) -> Plan:
     """The plan of the world in which nobody is missing."""
     plan = whole_plan(run, launch)
     if launch.max is not None and plan.workers > launch.max:
-        plan = _resized(plan, launch.max)
+        plan = _resized(plan, whole_replicas(plan.layout, launch.max))
     check_sizes(launch, plan.workers)
     return plan
 
@@ -227,7 +231,7 @@ def _resized(whole: Plan, workers: int) -> Plan:
     return replace(
         whole,
         workers=workers,
-        layout={**whole.layout, "replicate": workers},
+        layout=resized(whole.layout, workers),
         prediction=None,
         reasons={**whole.reasons, REFORMED: f"{workers} of {whole.workers} workers"},
     )

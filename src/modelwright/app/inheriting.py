@@ -109,7 +109,7 @@ def _loaded_weights(prepared: Prepared, checkpoint: Path) -> dict[str, Tensor]:
             remedy="leave its sizes and number formats as they are; or begin a run with  start: {run: ...}, which can "
             "leave out a head, rename and cast",
         )
-    prepared.state.model.load_state_dict(weights)
+    prepared.state.held.put(weights)
     return weights
 
 
@@ -121,7 +121,7 @@ def _fresh_averages(prepared: Prepared) -> dict[str, Tensor]:
     averaging = prepared.training.averaging
     if averaging is None:
         return {}
-    state = averaging.build(prepared.program.model.state_dict(keep_vars=True)).state()
+    state = averaging.build(prepared.state.held.tensors()).state()
     return {f"averages/{name}": tensor for name, tensor in state.items()}
 
 

@@ -16,7 +16,10 @@ from modelwright.recipe.changes import Change, below
 from modelwright.recipe.schema import Launch
 from modelwright.runs import Run
 
-INEXACT = ("workers", "threads", "micro_batch", "attention", "compile", "precision", "device", "exchange")
+INEXACT = (
+    *("workers", "layout", "layouts", "threads", "micro_batch"),
+    *("attention", "compile", "precision", "device", "exchange"),
+)
 """Fields of a plan with which sums are added up in another order: results agree, but not in every bit."""
 EXACT = ("recompute", "offload")
 """Fields of a plan that change no bit of any result."""
@@ -50,20 +53,22 @@ def revised(
     Raises:
         ModelwrightError: more workers than samples in a batch or than the machine can run, or no such kernel.
     """
-    if not fields and plan.micro_batch <= -(-batch // plan.workers):
+    if not fields and plan.micro_batch <= -(-batch // plan.shares):
         return plan
     request = replace(
         wished,
-        workers=wished.workers if "workers" in fields else plan.workers,
+        workers=wished.workers if {"workers", "layout"} & set(fields) else plan.workers,
         attention=wished.attention if "attention" in fields else "auto",
     )
     usual = default_plan(request, cluster, batch=batch, kernels=kernels)
     taken = set(fields) & {*INEXACT, *EXACT}
     if usual.workers != plan.workers:
         taken |= {"layout", "threads"} if wished.threads == "auto" else {"layout"}
+    if "layout" in taken:
+        taken |= {"workers", "layouts"}
     values = {name: getattr(usual, name) for name in taken}
     if "micro_batch" not in taken:
-        values["micro_batch"] = min(plan.micro_batch, -(-batch // usual.workers))
+        values["micro_batch"] = min(plan.micro_batch, -(-batch // usual.shares))
     new = replace(plan, **values)
     return plan if new == plan else replace(new, prediction=None, reasons={**plan.reasons, **_reasons(plan, new)})
 
@@ -88,7 +93,9 @@ def whole_plan(run: Run, launch: Launch) -> Plan:
 
 def differing(old: Plan, new: Plan) -> list[str]:
     """Names of the fields that say how the job runs and are others."""
-    return [name for name in (*INEXACT, *EXACT) if getattr(old, name) != getattr(new, name)]
+    names = [name for name in (*INEXACT, *EXACT) if getattr(old, name) != getattr(new, name)]
+    replicas_only = old.layout.keys() | new.layout.keys() <= {"replicate"}
+    return [name for name in names if not (name == "layout" and replicas_only)]  # whose number the workers tell
 
 
 def tell(old: Plan, new: Plan, step: int) -> None:

@@ -32,9 +32,11 @@ from modelwright.models.attention import attention_kernels
 from modelwright.parallel.recompute import recomputed
 from modelwright.recipe import Loaded, Recipe, load, load_recipe, to_yaml
 from modelwright.recipe.changes import Change, below, changes, told
+from modelwright.recipe.own import optimizers_of
 from modelwright.runs import Run, locked
 from modelwright.runs.environment import environment
 from modelwright.runs.weights import list_checkpoints
+from modelwright.training.checking import check_layout
 from modelwright.training.checkpoints import find_newest, none_whole
 
 
@@ -164,7 +166,9 @@ def _rearranged(run: Run, recipe: Recipe, plan: Plan, fields: set[str]) -> Plan:
         kernels = attention_kernels(model, plan.device)
         if "recompute" in fields and recipe.plan.recompute != "auto":
             recomputed(model, recipe.plan.recompute)
-    return revised(plan, recipe.plan, fields, batch=recipe.batch, cluster=detect(), kernels=kernels)
+    new = revised(plan, recipe.plan, fields, batch=recipe.batch, cluster=detect(), kernels=kernels)
+    check_layout(new, batch=recipe.batch, optimizers=optimizers_of(recipe))
+    return new
 
 
 def _extended(run: Run, recipe: Recipe, plan: Plan, place: Place, called: str) -> Plan:

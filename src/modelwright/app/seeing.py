@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 from modelwright.base import phases
@@ -51,10 +52,25 @@ def seeing(prepared: Prepared, run: Run, watch: Watch) -> Iterator[Seeing]:
         watch: what to look at.
     """
     program, rank = prepared.program, prepared.group.rank
+    if prepared.divided:
+        watch = _limited(watch, rank)
     norms = _norms(prepared, watch.gradients, watch.depth) if watch.gradients is not None else None
     profiler = Profiler(watch.profiled, run.path / "profile", program.model, program.device, rank=rank)
     with profiler.watching(), phases.watching(norms) if norms is not None else nullcontext():
         yield Seeing(prepared, run, watch, norms)
+
+
+def _limited(watch: Watch, rank: int) -> Watch:
+    """What replays a step or goes by module needs the whole model on each worker."""
+    limited = replace(watch, gradients=None, spikes=False, diagnose=0, utilisation=False)
+    if rank == 0 and limited != watch:
+        emit(
+            "seeing-limited",
+            "where workers divide the model, gradient norms by module, spikes, replayed steps and utilisation are not "
+            "seen",
+            level="info" if watch.gradients is None else "warning",
+        )
+    return limited
 
 
 def _norms(prepared: Prepared, every: int, depth: int) -> GradientNorms:

@@ -66,10 +66,12 @@ def run_training(prepared: Prepared, run: Run, *, stop: Callable[[], bool], show
                     recorder.add(look(record))
             recorder.add(look.finish())
             recorder.summary |= look.summary(recorder.step_seconds)
+        with prepared.weights.shown():  # only inside they are what is to be kept
+            whole = prepared.whole_weights()
+            if writes:
+                fence.check()
+                export_weights(whole, _weights(run))
         if writes:
-            fence.check()
-            with prepared.weights.shown():
-                export_weights(prepared.program.model, _weights(run))
             run.update(status=_status(prepared), summary=recorder.summary)
         return recorder.summary | {"status": _status(prepared)}
 
@@ -192,8 +194,7 @@ class Recorder:
         self._used = before[-1]["samples"] if before else state.samples
         self._taken: list[float] = []
         self._asked: tuple[float, int] | None = None
-        parameters = sum(parameter.numel() for parameter in prepared.program.model.parameters())
-        self.summary: Row = {"parameters": parameters, "steps": state.step}
+        self.summary: Row = {"parameters": state.held.parameters, "steps": state.step}
         for row in before:
             self._summarise(row)
 

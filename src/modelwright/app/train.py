@@ -8,10 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from torch import nn
 
 from modelwright.app.assemble import prepare
 from modelwright.app.check import check_elastic, check_launch, check_model, check_techniques
 from modelwright.app.display import announce_plan, announce_run, speaker
+from modelwright.app.layout import check_laid_out
 from modelwright.app.located import located
 from modelwright.app.placing import PRELOAD
 from modelwright.app.planner import make_plan
@@ -28,6 +30,7 @@ from modelwright.launch import Warm
 from modelwright.models.attention import attention_kernels
 from modelwright.objectives.function import FunctionObjective
 from modelwright.planning.request import PlanRequest
+from modelwright.planning.search import default_plan
 from modelwright.recipe import Recipe, load, to_yaml
 from modelwright.recipe.own import build_objective
 from modelwright.runs import Run, locked, remove
@@ -85,7 +88,7 @@ def _planned(recipe: Recipe, run: Run, warm: Warm, console: Console) -> Plan:
         check_techniques(recipe, model, cluster)
         kernels = attention_kernels(model, cluster.device)
         with console.status("measuring plans in the real loop"):
-            plan = _plan(recipe, run, data, kernels, warm)
+            plan = _plan(recipe, run, data, model, kernels, warm)
     except RunFailed as error:
         run.update(status="failed", error=error)
         raise
@@ -107,9 +110,12 @@ def _check_store(recipe: Recipe, run: Run) -> None:
         raise
 
 
-def _plan(recipe: Recipe, run: Run, data: Splits, kernels: Sequence[str], warm: Warm) -> Plan:
+def _plan(recipe: Recipe, run: Run, data: Splits, model: nn.Module, kernels: Sequence[str], warm: Warm) -> Plan:
+    request = _exact(recipe)
+    usual = default_plan(request, detect(), batch=recipe.batch, kernels=kernels)
+    check_laid_out(usual, recipe, model, data)
     plan = make_plan(
-        _exact(recipe),
+        request,
         recipe.budget,
         data,
         detect(),

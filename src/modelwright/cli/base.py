@@ -45,6 +45,8 @@ VERBS = Family(
         "report": "modelwright.app.runs:report",
         "recipe show": "modelwright.app.recipes:show",
         "recipe shown": "modelwright.app.recipes:shown",
+        "recipe layout": "modelwright.app.layout:layout",
+        "recipe laid out": "modelwright.app.layout:laid_out",
         "recipe schema": "modelwright.app.recipes:schema",
         "recipe list": "modelwright.app.recipes:list_recipes",
         "recipe listed": "modelwright.app.recipes:listed",

@@ -1,4 +1,4 @@
-"""The commands ``modelwright recipe ...``: what a recipe means, its schema, what is shipped."""
+"""The commands ``modelwright recipe ...``: what a recipe and its layout mean, its schema, what is shipped."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def recipe_show(recipe: RecipeArgument, overrides: Overrides = None, as_json: Js
     """The resolved recipe, each value with its origin."""
     rows = do("recipe show", recipe, overrides or [])
     print_json(rows) if as_json else out.print(do("recipe shown", rows))
+
+
+@recipe_app.command("layout")
+@verb
+def recipe_layout(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+    """How plan.layout would divide the model over workers, and what each would hold; nothing is started."""
+    told = do("recipe layout", recipe, overrides or [], aside=as_json)
+    print_json(told) if as_json else out.print(do("recipe laid out", told), highlight=False)
 
 
 @recipe_app.command("schema")

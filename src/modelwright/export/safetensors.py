@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from modelwright.base.files import replacing
 from modelwright.base.tensor_file import write_tensors
-from modelwright.models.source import save_weights
+from modelwright.models.source import save_named
 
 
-def export_weights(model: nn.Module, path: Path) -> Path:
-    """Write the parameters and buffers of ``model`` under its own names, atomically.
+def export_weights(weights: Mapping[str, Tensor], path: Path) -> Path:
+    """Write the parameters and buffers of a model under its own names, atomically.
 
     Raises:
         ModelwrightError: disk full, no permission.
     """
-    save_weights(model, path)
+    save_named(weights, path)
     return path
 
 

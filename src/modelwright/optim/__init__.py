@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from modelwright.base.choice import Family
 
@@ -79,10 +79,13 @@ class OptimizerTechnique(Protocol):
     What it builds may offer ``evaluating()``, a context manager that puts the weights to be scored into the
     parameters and takes those that are trained back; :func:`modelwright.optim.evaluating.evaluating` enters it.
     ``sees`` tells a layout what it may split: ``elements`` updates each number on its own, ``tensors`` needs
-    whole tensors.
+    whole tensors, ``model`` numbers of all of them together.
     """
 
-    sees: ClassVar[Literal["elements", "tensors"]]
+    @property
+    def sees(self) -> Literal["elements", "tensors", "model"]:
+        """What its step has to see of a parameter."""
+        ...
 
     def build(self, model: nn.Module) -> Optimizer:
         """An optimizer of the trainable parameters of ``model``; an error where there are none."""

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from modelwright.base.world import Mesh
     from modelwright.parallel.exchanges.contents import Contents
 
-LAYOUTS = Family("layout", {"replicate": "modelwright.parallel.layouts.replicate:Replicate"})
+LAYOUTS = Family(
+    "layout",
+    {
+        "pipeline": "modelwright.parallel.layouts.pipeline:Pipeline",
+        "replicate": "modelwright.parallel.layouts.replicate:Replicate",
+        "shard": "modelwright.parallel.layouts.shard:Shard",
+        "expert": "modelwright.parallel.layouts.expert:Expert",
+        "context": "modelwright.parallel.layouts.context:Context",
+        "tensor": "modelwright.parallel.layouts.tensor:Tensor",
+    },
+)
 EXCHANGES = Family(
     "exchange",
     {
@@ -140,11 +150,13 @@ class Program(Protocol):
     Attributes:
         device: where it computes.
         terms: those of the objective that it minimises; ``None`` for all.
+        contributes: whether this rank's counts count: others that share its samples have the same.
     """
 
     device: torch.device
     exchange: Exchange
     terms: frozenset[str] | None
+    contributes: bool
 
     def place(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch moved to where the program computes."""
@@ -166,8 +178,8 @@ class Program(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by the user's own names."""
 
-    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Global 2-norm of the gradients, over the program's own axes."""
+    def norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Global 2-norm of their gradients, over the program's own axes."""
 
     def synchronise(self) -> None:
         """Make what may differ between replicas (buffers) the same; a collective."""

@@ -7,11 +7,12 @@ first two again; each measurement takes about a second, and what was tried is ke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Protocol
 
+from modelwright.base.axes import data_ranks
 from modelwright.base.cluster import Cluster
 from modelwright.base.errors import ModelwrightError, RunFailed
 from modelwright.base.events import emit
@@ -21,6 +22,7 @@ from modelwright.planning.request import PlanRequest
 
 LOST = 1.25  # A step that takes so much longer than the champion's settles it.
 WORTH = 0.97  # A challenger must take less than this part of the champion's time: measurements are noisy.
+PER_STAGE = 4  # Micro-batches of a step for each rank of a pipeline, so that it waits little.
 WORKERS_PER_CORE = 4  # More is a slip of the keyboard; a few to a core are slow, but test what many machines do.
 
 
@@ -115,15 +117,17 @@ def default_plan(
         ModelwrightError: more workers than samples in a batch, or far more than the machine can run.
     """
     workers = _default_workers(request, cluster, batch)
-    check_share(workers, batch)
+    layout = request.sized(workers)
+    check_share(data_ranks(layout), batch)
     if launched:
         check_workers(workers, cluster)
     return Plan(
         workers=workers,
         threads=_threads(request, cluster, workers),
         device=cluster.device,
-        layout={"replicate": workers},
-        micro_batch=_micro_batch(request, workers, batch),
+        layout=layout,
+        layouts=request.settings,
+        micro_batch=_micro_batch(request, layout, batch),
         precision=_precisions(request, cluster)[0],
         attention=_kernels(request, kernels)[0],
         recompute="none" if request.recompute == "auto" else request.recompute,
@@ -195,7 +199,9 @@ class _Search:
             self._challenge(candidate)
 
     def descend(self, request: PlanRequest) -> None:
-        """Halve the micro-batch for as long as that is faster."""
+        """Halve the micro-batch for as long as that is faster; where workers wait for each other it stays."""
+        if self.best.layout.keys() & {"pipeline", "expert"}:
+            return
         while request.micro_batch == "auto" and self.best.micro_batch > 1:
             smaller = replace(self.best, micro_batch=-(-self.best.micro_batch // 2))
             if self._challenge(smaller):
@@ -295,7 +301,7 @@ def _kernel_choices(start: Plan, request: PlanRequest, cluster: Cluster, kernels
 
 
 def _worker_choices(start: Plan, request: PlanRequest, cluster: Cluster, batch: int) -> Iterator[Plan]:
-    if request.workers != "auto" or cluster.device != "cpu":
+    if request.workers != "auto" or request.layout or cluster.device != "cpu":
         return
     workers = 1
     while workers <= min(cluster.cores, batch):
@@ -304,7 +310,7 @@ def _worker_choices(start: Plan, request: PlanRequest, cluster: Cluster, batch: 
             workers=workers,
             threads=_threads(request, cluster, workers),
             layout={"replicate": workers},
-            micro_batch=_micro_batch(request, workers, batch),
+            micro_batch=_micro_batch(request, {"replicate": workers}, batch),
         )
         workers *= 2
 
@@ -318,12 +324,21 @@ def _thread_choices(start: Plan, request: PlanRequest) -> Iterator[Plan]:
 def _default_workers(request: PlanRequest, cluster: Cluster, batch: int) -> int:
     if request.workers != "auto":
         return int(request.workers)
+    if request.layout:
+        return math.prod(request.sizes.values())
     return max(1, min(cluster.devices or cluster.cores, batch))
 
 
-def _micro_batch(request: PlanRequest, workers: int, batch: int) -> int:
-    share = -(-batch // workers)
-    return share if request.micro_batch == "auto" else min(int(request.micro_batch), share)
+def _micro_batch(request: PlanRequest, layout: Mapping[str, int], batch: int) -> int:
+    share = -(-batch // data_ranks(layout))
+    if request.micro_batch != "auto":
+        return min(int(request.micro_batch), share)
+    stages = layout.get("pipeline", 1)
+    if stages == 1:
+        return share
+    # In a pipeline a step has several, all alike: several for each stage, if the share can be divided so.
+    counts = [count for count in range(1, share + 1) if share % count == 0]
+    return share // next((count for count in counts if count >= PER_STAGE * stages), counts[-1])
 
 
 def _threads(request: PlanRequest, cluster: Cluster, workers: int) -> int:

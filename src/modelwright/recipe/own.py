@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, cast, overload
+from typing import Any, Literal, cast, overload
 
 from torch import nn
 
@@ -99,13 +99,23 @@ def updating_of(recipe: Recipe, settings: UpdateSettings) -> Updating:
     )
 
 
+def optimizers_of(recipe: Recipe) -> list[OwnOptimizer]:
+    """That of each update."""
+    chosen = [settings.optimizer or recipe.optimizer for settings in recipe.updates.values()] or [recipe.optimizer]
+    return [OwnOptimizer(technique) for technique in chosen]
+
+
 @dataclass(frozen=True)
 class OwnOptimizer:
     """An optimizer of a recipe as a technique, be it ours, the user's or torch's."""
 
     technique: Any
 
-    sees: ClassVar[Literal["elements", "tensors"]] = "tensors"
+    @property
+    def sees(self) -> Literal["elements", "tensors", "model"]:
+        """What the technique declares; one that declares nothing may go by all parameters together."""
+        declared: Literal["elements", "tensors", "model"] = getattr(self.technique, "sees", "model")
+        return declared
 
     def build(self, model: nn.Module) -> Optimizer:
         """The optimizer of the trainable parameters of ``model``."""

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
+
+import numpy as np
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.plan import Plan
-from modelwright.data.batches import read
+from modelwright.base.written import chosen
+from modelwright.data.batches import read, there
 from modelwright.objectives import METRICS, Metric
 from modelwright.objectives.held import held_parameters
 from modelwright.objectives.next_token import NextToken
 from modelwright.objectives.packing import borders
-from modelwright.optim import Schedule
+from modelwright.optim import OptimizerTechnique, Schedule
 from modelwright.optim.schedules.building import built, remembering
+from modelwright.parallel import EXCHANGES
+from modelwright.parallel.products import Product, check_product
 from modelwright.planning.search import check_share
 from modelwright.training.patience import check_monitor
 from modelwright.training.training import Training
+
+LOOKED_AT = 65_536
+_SEEN = ("elements", "tensors", "model")
 
 
 def check_fit(training: Training, plan: Plan) -> None:
@@ -25,7 +34,13 @@ def check_fit(training: Training, plan: Plan) -> None:
         ModelwrightError: fewer samples in a step than workers, no training data, or an objective with parameters, or
             documents to be kept apart by a model that cannot.
     """
-    check_share(plan.workers, training.batch)
+    check_share(plan.shares, training.batch)
+    check_layout(
+        plan,
+        batch=training.batch,
+        optimizers=[updating.optimizer for updating in training.updatings.values()],
+        holes=_has_holes(training),
+    )
     if plan.offload != "none" and training.updates:
         raise ModelwrightError(
             "moments are offloaded for a single update only", where="plan.offload", remedy="leave it at none"
@@ -36,6 +51,46 @@ def check_fit(training: Training, plan: Plan) -> None:
     _check_monitors(training)
     if isinstance(training.objective, NextToken):  # a model that documents are to be kept apart for has to do so
         borders(training.model, read(training.data.train, [0]))
+
+
+def check_layout(plan: Plan, *, batch: int, optimizers: Sequence[OptimizerTechnique], holes: bool = False) -> None:
+    """Refuse a layout that makes no sense, by itself or with the rest of the plan.
+
+    Args:
+        plan: how the job would run.
+        batch: samples of a step.
+        optimizers: of each update.
+        holes: whether steps may have fewer samples.
+
+    Raises:
+        ModelwrightError, Mistakes: what, why, and what to set instead.
+    """
+    exchange = chosen(plan.exchange, EXCHANGES)
+    check_product(
+        Product(
+            sizes=plan.layout,
+            settings=plan.layouts,
+            batch=batch,
+            micro_batch=plan.micro_batch,
+            precision=plan.precision,
+            compile=plan.compile,
+            exact=getattr(getattr(exchange, "compression", None), "exact", True),
+            sees=max((getattr(optimizer, "sees", "model") for optimizer in optimizers), key=_SEEN.index),
+            updates=len(optimizers),
+            offload=plan.offload,
+            holes=holes,
+        )
+    )
+
+
+def _has_holes(training: Training) -> bool:
+    """Whether a step may have fewer samples than positions: by its sampling, or as a shard is left out.
+
+    A shard that is left out is a run of samples: looking at some, evenly, is enough.
+    """
+    length = len(training.data.train)
+    places = np.unique(np.linspace(0, length - 1, min(length, LOOKED_AT), dtype=np.int64))
+    return training.positions != training.batch or not bool(there(training.data.train, places).all())
 
 
 def _check_monitors(training: Training) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ def evaluate(
     metrics: Sequence[str],
     group: Group,
     *,
+    share: Group | None = None,
     micro_batch: int,
     samples: int | None = None,
 ) -> dict[str, float]:
@@ -32,13 +33,17 @@ def evaluate(
     Args:
         program: model and objective; dropout is off while it is evaluated.
         metrics: names of the family of metrics, or import paths.
+        group: all ranks.
+        share: those among which the samples are shared out; all of them by default.
         micro_batch: samples of one forward.
         samples: only so many, always the same ones, drawn evenly; ``None`` for all.
 
     Returns:
         ``loss`` (mean over all valid targets, coefficients applied) and each metric by name.
     """
-    scores = evaluate_unless(lambda: False, program, dataset, metrics, group, micro_batch=micro_batch, samples=samples)
+    scores = evaluate_unless(
+        lambda: False, program, dataset, metrics, group, share=share, micro_batch=micro_batch, samples=samples
+    )
     assert scores is not None
     return scores
 
@@ -50,21 +55,43 @@ def evaluate_unless(
     metrics: Sequence[str],
     group: Group,
     *,
+    share: Group | None = None,
     micro_batch: int,
     samples: int | None = None,
 ) -> dict[str, float] | None:
     """The same, unless ``stop``, which is asked before each forward, says so on any rank: then ``None``, soon."""
     program.synchronise()
-    positions = _positions(len(dataset), samples)
-    mine = np.array_split(positions, group.size)[group.rank]
+    share = share or group
+    parts = np.array_split(_positions(len(dataset), samples), share.size)
+    batches = _batched(parts, share.rank, micro_batch, in_step=program.in_step)
     tally, stopping = _Tally(program, metrics), False
     with evaluating(program.model), torch.no_grad():
-        for start in range(0, len(mine), micro_batch):
+        for positions, counts in batches:
             enter(Phase.EVALUATE)
-            if stopping := stop():
+            stopping = stop()
+            if program.in_step:
+                stopping = any(group.gather(stopping))
+            if stopping:
                 break
-            tally.add(program.place(read(dataset, mine[start : start + micro_batch])))
+            tally.add(program.place(read(dataset, positions)), counts)
     return None if any(group.gather(stopping)) else tally.result(group)
+
+
+def _batched(
+    parts: Sequence[np.ndarray], rank: int, micro_batch: int, *, in_step: bool
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Positions of each forward of a rank, and whether they count.
+
+    Where ranks compute ``in_step``, one that has nothing left goes along with what does not count.
+    """
+    mine = parts[rank]
+    for start in range(0, len(mine), micro_batch):
+        yield mine[start : start + micro_batch], True
+    if in_step:
+        most, done = (-(-len(part) // micro_batch) for part in (max(parts, key=len), mine))
+        idle = parts[0][:1]
+        for _ in range(most - done):
+            yield idle, False
 
 
 def _positions(length: int, samples: int | None) -> np.ndarray:
@@ -83,14 +110,18 @@ class _Tally:
         self._metrics: dict[str, Metric] = {name: METRICS.resolve(name)() for name in metrics}
         self._sums: dict[str, torch.Tensor] = {}
 
-    def add(self, batch: dict[str, torch.Tensor]) -> None:
+    def add(self, batch: dict[str, torch.Tensor], counted: bool) -> None:
         objective = self._program.objective
-        with self._program.computing():  # outputs may be the features of a head that is still to be applied
+        with self._program.surrounded(), self._program.computing():  # outputs may be features, without the head yet
             outputs = self._program.forward(batch)
-            counts, totals = objective.counts(batch), objective.loss(outputs, batch)
+            if outputs is None or not counted:
+                return
+            counts, totals = objective.counts(batch), self._program.whole(objective.loss(outputs, batch))
             for metric in self._metrics.values():
                 metric.update(outputs, batch)
         check_terms(counts, totals)
+        if not self._program.contributes:
+            return
         for term, count in counts.items():
             self._accumulate(f"count/{term}", count)
         for term, total in totals.items():
@@ -100,7 +131,8 @@ class _Tally:
         sums = _added(group.gather({name: value.cpu() for name, value in self._sums.items()}))
         result = {"loss": self._loss(sums)}
         for name, metric in self._metrics.items():
-            states = group.gather(metric.state())
+            told = metric if self._program.contributes else METRICS.resolve(name)()  # others have seen the same
+            states = group.gather(self._program.whole(told.state()))
             merged = METRICS.resolve(name)()
             for state in states:
                 other = METRICS.resolve(name)()

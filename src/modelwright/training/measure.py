@@ -14,7 +14,6 @@ import torch
 from modelwright.planning.search import Measurement
 from modelwright.training.checkpoints.snapshot import snapshot_bytes
 from modelwright.training.prepared import Prepared
-from modelwright.training.steps import steps
 
 WARM_UP = 1
 SETTLED = 0.2  # Part of the time to measure after which slow steps end it.
@@ -34,7 +33,7 @@ def measure(prepared: Prepared, *, seconds: float = 1.0, at_least: int = 2, limi
     if period > 1:  # steps differ: only whole rounds of them tell what one takes, and a long one proves nothing
         at_least, limit = period * -(-at_least // period), math.inf
     watch = _enough(seconds, at_least, limit)
-    training = steps(prepared.updates, prepared.loader(), prepared.state, prepared.group, watch)
+    training = prepared.steps(watch)
     taken = [_finished(step.step_seconds, prepared) for step in training][WARM_UP:]
     peaks = prepared.group.gather({"peak": peak_bytes(prepared.program.device), "steps": taken})
     slowest = [max(rank["steps"][number] for rank in peaks) for number in range(len(taken))]

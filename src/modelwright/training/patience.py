@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError, nearest
+from modelwright.parallel.holdings import Holdings
 
 
 class Patience:
@@ -79,14 +80,14 @@ class BestWeights:
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
 
-    def keep(self, model: nn.Module) -> None:
-        """Copy the parameters and buffers of ``model`` as they are."""
-        self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    def keep(self, held: Holdings) -> None:
+        """Copy parameters and buffers as they are."""
+        self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in held.tensors().items()}
 
-    def restore(self, model: nn.Module) -> None:
-        """Put them into ``model``; nothing happens where none were kept."""
+    def restore(self, held: Holdings) -> None:
+        """Put them back; nothing happens where none were kept."""
         if self.tensors:
-            model.load_state_dict(self.tensors)
+            held.put(self.tensors)
 
     def state(self) -> dict[str, Tensor]:
         """By name."""

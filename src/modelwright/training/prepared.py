@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from modelwright.base.axes import AXES, DATA_AXES
 from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.base.plan import Plan
 from modelwright.base.world import Mesh
 from modelwright.base.written import chosen
+from modelwright.data.batches import read, there
 from modelwright.data.loader import Loader
 from modelwright.models.attention import set_attention
 from modelwright.models.starts.freezing import frozen_norms
@@ -26,7 +28,8 @@ from modelwright.optim.schedules.building import built, remembering
 from modelwright.optim.settings import check_schedules, note_bases
 from modelwright.parallel import EXCHANGES
 from modelwright.parallel.compiling import compile_regions
-from modelwright.parallel.layouts.replicate import Replicate, ReplicatedProgram, batch_norms, equalise
+from modelwright.parallel.laying import lay_out, layouts_of
+from modelwright.parallel.layouts.replicate import batch_norms, equalise
 from modelwright.parallel.program import LocalProgram
 from modelwright.parallel.recompute import set_recompute, tell_recompute
 from modelwright.training import checkpoints
@@ -35,10 +38,11 @@ from modelwright.training.due import SavingDue
 from modelwright.training.evaluation import evaluate_unless
 from modelwright.training.exchanging import Exchanged
 from modelwright.training.fit import Record, fit
+from modelwright.training.gathering import gather_model
 from modelwright.training.patience import Patience, check_monitor
 from modelwright.training.reference import reference_of
-from modelwright.training.state import Numbers, State, Tensors, names_of
-from modelwright.training.steps import steps
+from modelwright.training.state import Numbers, State, Tensors
+from modelwright.training.steps import Step, steps
 from modelwright.training.training import Training
 from modelwright.training.update import Update
 from modelwright.training.updating import joined, shares
@@ -51,6 +55,8 @@ class Prepared:
     """A training laid out on this rank by a plan: program, optimizer and state, ready to run.
 
     Attributes:
+        group: all ranks.
+        data: those with other samples.
         note: told, before each step is computed, its number and the samples that this rank has of it.
     """
 
@@ -60,15 +66,18 @@ class Prepared:
         self.plan = plan
         self.note: Note | None = None
         self._stop = _never
-        self.group: Group = mesh.axis("replicate")
+        self.group: Group = mesh.world
+        self.data: Group = mesh.data
+        self._notes = all(mesh.axis(axis).rank == 0 for axis in AXES if axis not in DATA_AXES)
         self.program = _laid_out(training, plan, mesh)
+        self.program.in_step = self.program.in_step or self.divided
         self.updates = _updates(training, plan, self.program)
-        self.weights = Weights(training.averaging, self.program.model, [update.optimizer for update in self.updates])
+        self.weights = Weights(training.averaging, self.program.held, [update.optimizer for update in self.updates])
         self.patience = _patience(training)
         exchanges = {update.name: update.program.exchange for update in self.updates}
-        self.exchanged = Exchanged(exchanges, self.group, names_of(self.program.model))
+        self.exchanged = Exchanged(exchanges, self.data, self.program.held.names())
         self.state = State(
-            model=self.program.model,
+            held=self.program.held,
             optimizer=joined([update.optimizer for update in self.updates]),
             batch=training.positions,
             seed=training.seed,
@@ -94,11 +103,16 @@ class Prepared:
         best: dict[str, Tensors] = {"best": self.weights.best} if self.patience is not None else {}
         return {"exchange": self.exchanged, **best}
 
+    @property
+    def divided(self) -> bool:
+        """Whether several ranks compute the same samples together, or hold the model together."""
+        return self.program.held.divided or self.data.size < self.group.size
+
     def loader(self) -> Loader:
         """This rank's micro-batches, from the state's place in the data to its last step."""
-        training, batch, group = self.training, self.state.batch, self.group
+        training, batch, group = self.training, self.state.batch, self.data
         # A branch with another batch has taken more steps, or fewer, than its place in the data says.
-        note, ahead = self.note, self.state.step - self.state.samples // batch
+        note, ahead = self.note if self._notes else None, self.state.step - self.state.samples // batch
         return Loader(
             training.data.train,
             training.order,
@@ -110,6 +124,14 @@ class Prepared:
             pin=self.program.device.type == "cuda",
             note=None if note is None else lambda number, indices: note(number + ahead, indices),
         )
+
+    def steps(self, stop: Callable[[], bool]) -> Generator[Step, None, None]:
+        """The rest of the training's steps, unless ``stop`` says so on any rank."""
+        return steps(self.updates, self.loader(), self.state, self.group, stop, place=self.data.rank)
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """The model's tensors by name, on rank 0, as they are; a collective."""
+        return gather_model(self.program.held, self.group)
 
     def run(
         self,
@@ -125,7 +147,7 @@ class Prepared:
         """
         saving, evaluation = self.training.saving, self.training.evaluation
         self._stop = stop
-        training = steps(self.updates, self.loader(), self.state, self.group, lambda: stop() or self.ended)
+        training = self.steps(lambda: stop() or self.ended)
         return fit(
             training,
             self.state,
@@ -169,7 +191,7 @@ class Prepared:
             return
         if self.patience.observe(scores[self.patience.monitor], self.state.step):
             with self.weights.shown():
-                self.weights.best.keep(self.program.model)
+                self.weights.best.keep(self.program.held)
         if self.ended and self.group.rank == 0:
             kept = f"the weights of step {self.patience.best_step} are restored"
             emit(
@@ -196,6 +218,7 @@ class Prepared:
                 held_out,
                 self.training.metrics,
                 self.group,
+                share=self.data,
                 micro_batch=self.plan.micro_batch,
                 samples=None if whole else self.training.evaluation.samples,
             )
@@ -227,7 +250,7 @@ def _never() -> bool:
     return False
 
 
-def _laid_out(training: Training, plan: Plan, mesh: Mesh) -> ReplicatedProgram:
+def _laid_out(training: Training, plan: Plan, mesh: Mesh) -> LocalProgram:
     """The order matters: what computes is settled before what is computed anew, and that before it is compiled."""
     device = torch.device(mesh.device)
     model = training.model.to(device)
@@ -235,15 +258,37 @@ def _laid_out(training: Training, plan: Plan, mesh: Mesh) -> ReplicatedProgram:
     if plan.attention is not None:
         set_attention(model, plan.attention)
     if hasattr(training.objective, "build"):  # what it takes from the weights is to be the same on every rank
-        equalise(model, mesh.axis("replicate"))
+        equalise(model, mesh.world)
     program = LocalProgram(model, begun(training.objective, model), device=device, precision=plan.precision)
-    recomputed = set_recompute(model, plan.recompute)
+    _say_what_micro_batches_change(training, plan, mesh)
+
+    def example() -> dict[str, Tensor]:
+        return program.place(read(training.data.train, _first_samples(training, plan)))
+
+    return lay_out(
+        program,
+        mesh,
+        layouts_of(plan),
+        exchange=chosen(plan.exchange, EXCHANGES),
+        example=example,
+        settle=lambda: _settled(program, plan, mesh, example),
+    )
+
+
+def _settled(program: LocalProgram, plan: Plan, mesh: Mesh, example: Callable[[], dict[str, Tensor]]) -> None:
+    model, probe = program.model, None if "pipeline" in mesh.axes else lambda: program.tried(example())
+    recomputed = set_recompute(model, plan.recompute, probe, mesh.world)
     if mesh.rank == 0:
         tell_recompute(recomputed, plan.recompute)
     if plan.compile:
         compile_regions(model)
-    _say_what_micro_batches_change(training, plan, mesh)
-    return Replicate(exchange=chosen(plan.exchange, EXCHANGES)).apply(program, mesh)
+
+
+def _first_samples(training: Training, plan: Plan) -> NDArray[np.int64]:
+    """Of the order; its shapes are those of all."""
+    drawn = np.asarray(training.order(np.arange(training.positions)))
+    present = drawn[there(training.data.train, drawn)]
+    return present[: plan.micro_batch]
 
 
 def begun(objective: Objective, model: nn.Module) -> Objective:
@@ -251,13 +296,16 @@ def begun(objective: Objective, model: nn.Module) -> Objective:
     return objective.build(model) if hasattr(objective, "build") else objective
 
 
-def _updates(training: Training, plan: Plan, program: ReplicatedProgram) -> list[Update]:
+def _updates(training: Training, plan: Plan, program: LocalProgram) -> list[Update]:
     updatings, scaled = training.updatings, program.precision.scaled
-    trained = shares(program.model, updatings)
+    with program.held.local():
+        trained = shares(program.model, updatings)
+        elsewhere = program.held.absent
+        optimizers = {name: each.build(program.model, trained[name], elsewhere) for name, each in updatings.items()}
     updates = []
     for name, updating in updatings.items():
         part = program if not training.updates else program.part(trained[name], updating.terms)
-        optimizer = updating.build(program.model, trained[name])
+        optimizer = optimizers[name]
         check_schedules(
             optimizer,
             learning_rate=updating.schedule,
@@ -313,7 +361,7 @@ def _put_to_train(model: nn.Module, mesh: Mesh) -> None:
 
 
 def _say_what_micro_batches_change(training: Training, plan: Plan, mesh: Mesh) -> None:
-    share = math.ceil(training.batch / plan.workers)
+    share = math.ceil(training.batch / plan.shares)
     names = batch_norms(training.model)
     if names and plan.micro_batch < share and mesh.rank == 0:
         emit(

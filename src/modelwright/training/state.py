@@ -8,7 +8,7 @@ saved for a resumed run to repeat them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from modelwright.base.errors import ModelwrightError
 from modelwright.optim import Average, Optimizer
 from modelwright.optim.state import changed_settings, group_settings, load_optimizer_state, optimizer_state
+from modelwright.parallel.holdings import Holdings
+from modelwright.parallel.parts import Part
 
 
 class Numbers(Protocol):
@@ -49,7 +51,7 @@ class State:
     """Where a run stands.
 
     Attributes:
-        model: holds parameters and buffers.
+        held: parameters and buffers, as this rank has them.
         optimizer: holds the moments; several are joined.
         batch: samples per step, over all workers.
         seed: of the data order and of dropout.
@@ -62,7 +64,7 @@ class State:
         numbers_of, tensors_of: further parts by name.
     """
 
-    model: nn.Module
+    held: Holdings
     optimizer: Optimizer
     batch: int
     seed: int
@@ -101,11 +103,11 @@ class State:
 
     def names(self) -> dict[nn.Parameter, str]:
         """Each parameter's logical name; a tied one has the first of its names."""
-        return names_of(self.model)
+        return self.held.names()
 
     def model_tensors(self) -> dict[str, Tensor]:
-        """Parameters and persistent buffers by logical name."""
-        return dict(self.model.state_dict())
+        """Parameters and persistent buffers by logical name, as this rank has them."""
+        return {name: tensor.detach() for name, tensor in self.held.tensors().items()}
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Moments and counters as ``PARAMETER/moment``, and what the optimizer changed in its groups."""
@@ -137,25 +139,54 @@ class State:
         numbers: dict[str, Any],
         further: dict[str, Tensor],
     ) -> None:
-        """Take over a saved state.
+        """Take over a saved state, of which this rank picks its pieces.
 
         Raises:
             ModelwrightError: names, types or shapes differ from this model's, or what places the samples differs.
         """
         self._check_same_order(numbers)
         self._check_same_parts(numbers.get("parts", {}), further)
-        _check_same(self.model.state_dict(), model)
-        self.model.load_state_dict(model)
-        load_optimizer_state(self.optimizer, self.names(), optimizer)
+        self.held.check(model)
+        self.held.put(self.held.pieces(model))
+        load_optimizer_state(self.optimizer, self.names(), self.pieces(optimizer))
         for name, part in self.numbers_of.items():
             part.load(numbers["parts"][name])
-        tensors = _by_part(further)
+        tensors = _by_part(self.pieces(further))
         for name, held in self.tensors_of.items():
             held.load(tensors.get(name, {}))
         if self.averages is not None:
             self.averages.load(tensors["averages"])
         self.step, self.samples, self.seconds = numbers["step"], numbers["samples"], numbers["seconds"]
         self.scored = numbers.get("scored", self.step)
+
+    def pieces(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of whole tensors of the state, what this rank holds."""
+        if not self.held.divided:
+            return dict(tensors)
+        pieces = {}
+        for path, tensor in tensors.items():
+            name = self.parameter_of(path)
+            if name is None:
+                pieces[path] = tensor
+            elif name not in self.held.absent:
+                part = self.held.part(name)
+                pieces[path] = part.take(tensor).clone() if tensor.shape == part.shape else tensor
+        return pieces
+
+    def part_of(self, path: str, tensor: Tensor) -> Part:
+        """Where this rank's piece of a tensor of the state lies in the whole."""
+        name = self.parameter_of(path)
+        if name is not None:
+            part = self.held.part(name)
+            if tuple(tensor.shape) == part.local_shape:
+                return part
+        return Part.whole(tensor.shape)
+
+    def parameter_of(self, path: str) -> str | None:
+        """The tensor of the model that a tensor of the state, such as ``PARAMETER/moment``, is about."""
+        words = path.split("/")  # of which a name may have several
+        spans = ("/".join(words[a:b]) for a in range(len(words)) for b in range(len(words), a, -1))
+        return next((name for name in spans if name in self.held.whole), None)
 
     def _check_same_parts(self, numbers: dict[str, Any], further: dict[str, Tensor]) -> None:
         """Parts of which nothing was saved would begin anew, and saved ones would be lost, without a word."""
@@ -178,11 +209,6 @@ class State:
                 )
 
 
-def names_of(model: nn.Module) -> dict[nn.Parameter, str]:
-    """Each parameter's logical name; a tied one has the first of its names."""
-    return {parameter: name for name, parameter in model.named_parameters()}
-
-
 def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     parts: dict[str, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
@@ -193,23 +219,3 @@ def _by_part(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "no further parts"
-
-
-def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    differences = [f"missing: {name}" for name in sorted(expected.keys() - found.keys())]
-    differences += [f"unexpected: {name}" for name in sorted(found.keys() - expected.keys())]
-    differences += [
-        f"{name}: {_kind(found[name])} saved, {_kind(expected[name])} in the model"
-        for name in sorted(expected.keys() & found.keys())
-        if _kind(found[name]) != _kind(expected[name])
-    ]
-    if differences:
-        listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise ModelwrightError(
-            f"the saved weights do not fit this model: {listed}",
-            remedy="build the model as the run's recipe says",
-        )
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

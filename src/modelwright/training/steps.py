@@ -101,7 +101,12 @@ _NUMBERS = 3  # Of each update: norm, whether masked, valid targets.
 
 
 def steps(
-    updates: Sequence[Update], batches: Batches, state: State, group: Group, stop: Callable[[], bool]
+    updates: Sequence[Update],
+    batches: Batches,
+    state: State,
+    group: Group,
+    stop: Callable[[], bool],
+    place: int | None = None,
 ) -> Generator[Step, None, None]:
     """Train: yield after each step, with no collective open.
 
@@ -111,16 +116,17 @@ def steps(
         state: advanced in place; its ``total`` is what schedules see.
         group: the ranks that train together.
         stop: asked on each rank before each step; when any rank says so, all stop at the same step.
+        place: of this rank among those with other samples, by which it draws random numbers; by default its rank.
 
     Raises:
         RunFailed: many steps in a row had non-finite gradients.
     """
     with kept_heap(updates[0].program.device.type == "cpu"):
-        yield from _steps(updates, batches, state, group, stop)
+        yield from _steps(updates, batches, state, group, stop, group.rank if place is None else place)
 
 
 def _steps(
-    updates: Sequence[Update], batches: Batches, state: State, group: Group, stop: Callable[[], bool]
+    updates: Sequence[Update], batches: Batches, state: State, group: Group, stop: Callable[[], bool], place: int
 ) -> Generator[Step, None, None]:
     agree, guard = _Agreement(group, updates[0].program.device), _Guard(group)
     for update in updates:
@@ -135,7 +141,7 @@ def _steps(
             counts, stopping = agree({update.name: update.program.counts(micro_batches) for update in due}, stop())
             if stopping:
                 break
-            state.seed_step(group.rank)
+            state.seed_step(place)
             done = {
                 update.name: update(micro_batches, counts[update.name], group, state.step, state.total)
                 for update in due

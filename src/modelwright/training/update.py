@@ -121,10 +121,11 @@ class Update:
             Global gradient norm before clipping, 0-dim, and whether the update was masked; on the device, if there is
             one to wait for.
         """
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        trained = [parameter for parameter in self._parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         if scale != 1.0 and gradients:
             torch._foreach_mul_(gradients, 1.0 / scale)
-        norm = self.program.norm(gradients)
+        norm = self.program.norm(trained)
         # Where reading costs nothing, numbers of the host are cheaper than tensors of one number.
         on_host = not norm.is_cuda
         masked = not (isfinite(norm.item()) and valid.item() > 0) if on_host else ~torch.isfinite(norm) | (valid <= 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,16 +40,22 @@ class Updating:
     terms: tuple[str, ...] = ()
     every: int = 1
 
-    def build(self, model: nn.Module, trained: Sequence[nn.Parameter]) -> Optimizer:
-        """The optimizer of the parameters ``trained`` of ``model``, its groups set by the rules."""
+    def build(self, model: nn.Module, trained: Sequence[nn.Parameter], elsewhere: Collection[str] = ()) -> Optimizer:
+        """The optimizer of the parameters ``trained`` of ``model``, its groups set by the rules.
+
+        ``elsewhere`` are the names of those that other ranks train: a rule may be about them alone.
+        """
         with _only(model, trained):
             optimizer = self.optimizer.build(model)
             names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-            if rules := [
-                rule for rule in self.groups if not self.parameters or any(matches(n, rule.names) for n in names)
-            ]:
-                apply_rules(optimizer, model, rules)  # of several updates, each has the rules that are about it
+            if rules := [rule for rule in self.groups if self._about(rule, names, elsewhere)]:
+                apply_rules(optimizer, model, rules)
         return optimizer
+
+    def _about(self, rule: GroupRule, names: Collection[str], elsewhere: Collection[str]) -> bool:
+        """Whether a rule is to be applied here; one that fits nothing anywhere is, and complains."""
+        others = bool(self.parameters) or any(matches(name, rule.names) for name in elsewhere)
+        return not others or any(matches(name, rule.names) for name in names)
 
 
 def shares(model: nn.Module, updatings: Mapping[str, Updating]) -> dict[str, list[nn.Parameter]]:

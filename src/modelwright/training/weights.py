@@ -11,6 +11,7 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.optim import AverageTechnique, Optimizer
 from modelwright.optim.evaluating import evaluating
 from modelwright.optim.joined import parts
+from modelwright.parallel.holdings import Holdings
 from modelwright.training.patience import BestWeights
 
 
@@ -19,15 +20,15 @@ class Weights:
 
     Args:
         averaging: what averages the weights, or ``None``.
-        model: in training.
+        held: what this rank has of the model in training.
         optimizers: some keep averages of their own, which they show in ``evaluating()``.
 
     Raises:
         ModelwrightError: both the optimizer and ``averaging`` would average.
     """
 
-    def __init__(self, averaging: AverageTechnique | None, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        self._model = model
+    def __init__(self, averaging: AverageTechnique | None, held: Holdings, optimizers: Sequence[Optimizer]) -> None:
+        self._held = held
         self._averaging_optimizers = [
             optimizer for optimizer in optimizers if any(hasattr(part, "evaluating") for part in parts(optimizer))
         ]
@@ -37,7 +38,7 @@ class Weights:
                 where="averaging",
                 remedy="leave averaging out, or choose another optimizer",
             )
-        self.averages = averaging.build(model.state_dict(keep_vars=True)) if averaging is not None else None
+        self.averages = averaging.build(held.tensors()) if averaging is not None else None
         self.best = BestWeights()
 
     @property
@@ -57,7 +58,7 @@ class Weights:
         """
         if self.averages is None:
             return {}
-        averages, live = self.averages.tensors(), self._model.state_dict(keep_vars=True)
+        averages, live = self.averages.tensors(), self._held.tensors()
         return {
             name: averages[name].to(tensor.dtype) if isinstance(tensor, nn.Parameter) else tensor.detach()
             for name, tensor in live.items()
@@ -76,9 +77,9 @@ class Weights:
     def settle(self) -> None:
         """Put in place, for good, what is to be kept: the best weights, else the averages, else the live ones."""
         if self.best.tensors:
-            self.best.restore(self._model)
+            self.best.restore(self._held)
         elif self.averaged:
             with self.shown():
-                kept = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
-            self._model.load_state_dict(kept)
+                kept = {name: tensor.detach().clone() for name, tensor in self._held.tensors().items()}
+            self._held.put(kept)
         self.averages, self._averaging_optimizers = None, []

@@ -143,7 +143,7 @@ def test_palms_formula_agrees_with_the_count_for_a_gpt() -> None:
 
 def test_a_rank_without_samples_counts_nothing() -> None:
     prepared = prepare(points())
-    prepared.group = type(prepared.group)(0, 7)  # six samples over seven ranks: none for the first
+    prepared.data = type(prepared.data)(0, 7)  # six samples over seven ranks: none for the first
     assert count_flops(prepared) is None
 
 

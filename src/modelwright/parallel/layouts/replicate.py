@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Annotated, cast
@@ -13,8 +13,9 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.base.world import Mesh
-from modelwright.parallel import COMPRESSIONS, EXCHANGES, ExchangeTechnique
+from modelwright.parallel import COMPRESSIONS, EXCHANGES, Exchange, ExchangeTechnique
 from modelwright.parallel.exchanges.all_reduce import AllReduce
+from modelwright.parallel.holdings import owned
 from modelwright.parallel.program import LocalProgram
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -32,7 +33,7 @@ class Replicate:
     axis: str = "replicate"
     exchange: Annotated[object, EXCHANGES] = field(default_factory=AllReduce)
 
-    def apply(self, program: LocalProgram, mesh: Mesh) -> ReplicatedProgram:
+    def apply(self, program: LocalProgram, mesh: Mesh) -> LocalProgram:
         """Give every replica rank 0's tensors and connect the exchange; a collective.
 
         Raises:
@@ -41,35 +42,25 @@ class Replicate:
         group = mesh.axis(self.axis)
         _check_compression(self.exchange, program, group)
         equalise(program.model, group)
-        _say_what_is_inexact(program.model, group)
-        return ReplicatedProgram(program, group, cast(ExchangeTechnique, self.exchange))
+        say_what_is_inexact(program.model, group)
+        program.replicas = group
+        self.connect(program, group)
+        return program
 
+    def connect(self, program: LocalProgram, group: Group) -> None:
+        """Let the gradients of the program be summed over ``group``."""
 
-class ReplicatedProgram(LocalProgram):
-    """A whole program on each rank of a group."""
+        def build(parameters: Sequence[nn.Parameter]) -> Exchange:
+            exchange = cast(ExchangeTechnique, self.exchange).build(group)
+            exchange.attach(parameters)
+            return exchange
 
-    def __init__(self, program: LocalProgram, group: Group, exchange: ExchangeTechnique) -> None:
-        self.model, self.objective = program.model, program.objective
-        self.device, self.precision = program.device, program.precision
-        self.trained, self.terms = program.trained, program.terms
-        self.group = group
-        self._technique = exchange
-        self.exchange = exchange.build(group)
-        self.exchange.attach(self.parameters())
-
-    def part(self, trained: Iterable[nn.Parameter], terms: Iterable[str]) -> ReplicatedProgram:
-        """The program of some parameters and terms, with an exchange of its own."""
-        return ReplicatedProgram(super().part(trained, terms), self.group, self._technique)
-
-    def synchronise(self) -> None:
-        """Give every replica rank 0's buffers (running statistics differ between ranks)."""
-        for buffer in self.model.buffers():
-            self.group.broadcast(buffer)
+        program.connect(build)
 
 
 def equalise(model: nn.Module, group: Group) -> None:
     """Give every rank of ``group`` rank 0's tensors; a collective."""
-    for tensor in chain(model.parameters(), model.buffers()):  # also buffers that no file holds
+    for tensor in filter(owned, chain(model.parameters(), model.buffers())):  # also buffers that no file holds
         group.broadcast(tensor.detach())
 
 
@@ -100,7 +91,8 @@ def _check_compression(exchange: object, program: LocalProgram, group: Group) ->
         )
 
 
-def _say_what_is_inexact(model: nn.Module, group: Group) -> None:
+def say_what_is_inexact(model: nn.Module, group: Group) -> None:
+    """Warn of batch norms, where ranks have different samples."""
     names = batch_norms(model)
     if names and group.size > 1 and group.rank == 0:
         emit(

@@ -17,7 +17,7 @@ from modelwright.runs.weights import find_damage, step_of
 from modelwright.training.checkpoints.background import Background, await_writing
 from modelwright.training.checkpoints.keeping import Score, drop_others, forget_best, score_of
 from modelwright.training.checkpoints.owner import claim
-from modelwright.training.checkpoints.snapshot import Contents, Snapshot
+from modelwright.training.checkpoints.snapshot import Contents, Snapshot, take_gathered
 from modelwright.training.checkpoints.storing import CheckpointStore, missing, open_store
 from modelwright.training.checkpoints.writing import clear_leftovers, write
 from modelwright.training.settings import Saving
@@ -29,6 +29,8 @@ TOLD_SECONDS = 0.1  # of waiting; less is not worth a line
 
 class Saver:
     """Saves a training now and then. Rank 0 copies and writes; the others go on at once.
+
+    Of a divided model all send their pieces to rank 0 first.
 
     One write is under way at a time: a save that comes before the end of the one before waits for it, and an event
     says how long. What fails in the background is raised by the next call.
@@ -91,10 +93,17 @@ class Saver:
         self._await_earlier()
         self._before()
         enter(Phase.SAVE)
+        if not (self._writes or self._state.held.divided):
+            return
+        contents, score = self._taken(), self._score
         if not self._writes:
             return
-        contents, score = self._snapshot.take(self._state, self._weights), self._score
         self._background.start(lambda: self._write(contents, score))
+
+    def _taken(self) -> Contents:
+        if self._state.held.divided:
+            return take_gathered(self._state, self._group, self._weights)
+        return self._snapshot.take(self._state, self._weights)
 
     def written(self) -> list[Path]:
         """Checkpoints that are on the disk now and were not told of yet.
@@ -192,10 +201,11 @@ def save(state: State, folder: Path, group: Group, keep: int, weights: Weights |
         ModelwrightError: disk full, no permission.
     """
     target = folder / f"step-{state.step:08d}"
+    gathered = take_gathered(state, group, weights) if state.held.divided else None
     if group.rank == 0:
         await_writing(folder)
         if not target.exists() or find_damage(target):
-            write(Snapshot().take(state, weights), target)
+            write(gathered or Snapshot().take(state, weights), target)
             drop_others(target, keep)
     group.barrier()
     return target

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from modelwright.base.group import Group
 from modelwright.runs.weights import SHOWN
 from modelwright.training.checkpoints.arena import Arena
+from modelwright.training.gathering import gather_model, gather_tensors
 from modelwright.training.state import State
 from modelwright.training.weights import Weights
 
@@ -56,13 +58,23 @@ class Snapshot:
             with weights.shown():
                 shown, shown_arrived = self._shown.copy({SHOWN: state.model_tensors()})
             files |= shown
-        numbers = json.dumps({"format": FORMAT, **state.numbers()}, indent=2, ensure_ascii=False, allow_nan=False)
 
         def arrived() -> None:
             live_arrived()
             shown_arrived()
 
-        return Contents(state.step, files, f"{numbers}\n", arrived)
+        return Contents(state.step, files, _text(state), arrived)
+
+
+def take_gathered(state: State, group: Group, weights: Weights | None = None) -> Contents:
+    """The whole of a state whose pieces the ranks hold, on rank 0 and new each time; a collective."""
+    files = {name: tensors for name, tensors in _files(state, weights).items() if name != MODEL}
+    whole = {MODEL: gather_model(state.held, group)}
+    whole |= {name: gather_tensors(tensors, state.part_of, group) for name, tensors in files.items()}
+    if weights is not None and weights.swapped:
+        with weights.shown():
+            whole[SHOWN] = gather_model(state.held, group)
+    return Contents(state.step, whole, _text(state), _nothing)
 
 
 def snapshot_bytes(state: State, weights: Weights | None = None) -> int:
@@ -80,3 +92,12 @@ def _files(state: State, weights: Weights | None) -> dict[str, dict[str, Tensor]
     if weights is not None and (averages := weights.averaged_tensors()):
         files[SHOWN] = averages
     return files
+
+
+def _text(state: State) -> str:
+    numbers = json.dumps({"format": FORMAT, **state.numbers()}, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{numbers}\n"
+
+
+def _nothing() -> None:
+    return None

@@ -9,27 +9,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from modelwright.base.phases import Phase
-from modelwright.optim.clipping import global_norm
+from modelwright.parallel.program import local_norm
 from modelwright.training.reading import Reading
 
-Norm = Callable[[Sequence[Tensor]], Tensor]
+Norm = Callable[[Sequence[nn.Parameter]], Tensor]
 PREFIX = "gradient_norm/"
 
 
-def module_norms(model: nn.Module, *, depth: int = 2, norm: Norm = global_norm) -> dict[str, Tensor]:
+def module_norms(model: nn.Module, *, depth: int = 2, norm: Norm = local_norm) -> dict[str, Tensor]:
     """Norms of the gradients of each module's parameters, 0-dim, on the device; nothing waits for it.
 
     Args:
         model: after a backward; parameters without a gradient are left out.
         depth: modules are told apart by so many parts of their name: with 2, ``blocks.0.attention.output`` counts to
             ``blocks.0``.
-        norm: of several gradients; a program's own where they are spread over ranks.
+        norm: of the gradients of several parameters; a program's own where they are spread over ranks.
     """
-    groups: dict[str, list[Tensor]] = {}
+    groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            groups.setdefault(group_of(name, depth), []).append(parameter.grad)
-    return {name: norm(gradients) for name, gradients in groups.items()}
+            groups.setdefault(group_of(name, depth), []).append(parameter)
+    return {name: norm(parameters) for name, parameters in groups.items()}
 
 
 def group_of(parameter: str, depth: int) -> str:
@@ -56,7 +56,7 @@ class GradientNorms:
         every: int,
         *,
         depth: int = 2,
-        norm: Norm = global_norm,
+        norm: Norm = local_norm,
         scale: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._model, self._every, self._depth = model, every, depth

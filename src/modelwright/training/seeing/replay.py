@@ -79,7 +79,7 @@ def micro_batches(prepared: Prepared) -> list[MicroBatch]:
 
 def _drawn(prepared: Prepared) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Positions and indices of this rank's samples of the step, without the holes."""
-    group, state, training = prepared.group, prepared.state, prepared.training
+    group, state, training = prepared.data, prepared.state, prepared.training
     begin, end = (rank * state.batch // group.size for rank in (group.rank, group.rank + 1))
     positions = np.arange(state.samples + begin, state.samples + end)
     samples = training.order(positions)

@@ -1,0 +1,1 @@
+"""Sharding: parameters, gradients and moments divided among ranks that compute different samples."""

@@ -1,0 +1,256 @@
+"""Trainings in any layout, whose outcome is compared with one process: losses, norms, scores, saved state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.base.plan import Plan
+from modelwright.base.world import Mesh
+from modelwright.data import Splits
+from modelwright.data.memory import InMemory
+from modelwright.models.gpt import GPT
+from modelwright.objectives.next_token import NextToken
+from modelwright.optim.adamw import AdamW
+from modelwright.optim.averages.ema import Ema
+from modelwright.optim.sgd import SGD
+from modelwright.parallel.exchanges.none import NoExchange
+from modelwright.parallel.program import local_norm
+from modelwright.training import checkpoints
+from modelwright.training.prepared import Prepared
+from modelwright.training.settings import Budget
+from modelwright.training.training import Training
+
+BATCH, TIME, VOCABULARY, STEPS = 8, 8, 24, 3
+OPTIMIZERS = {"adamw": AdamW(lr=0.01, weight_decay=0.1), "sgd": SGD(lr=0.1, momentum=0.9)}
+
+
+def texts(samples: int = 32, *, even: bool = False) -> dict[str, Tensor]:
+    """``inputs`` and ``targets`` ``[samples, time]``; samples have as many valid targets only where ``even``."""
+    random = torch.Generator().manual_seed(7)
+    tokens = torch.randint(VOCABULARY, (samples, TIME + 1), generator=random)
+    targets = tokens[:, 1:].clone()
+    if not even:
+        targets[
+            torch.rand(targets.shape, generator=random) < 0.4 * torch.arange(samples).div(samples / 2).unsqueeze(1)
+        ] = -100
+    return {"inputs": tokens[:, :-1], "targets": targets}
+
+
+def gpt(**settings: Any) -> nn.Module:
+    """A small one."""
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = {"vocabulary": VOCABULARY, "width": 16, "heads": 4, "layers": 2}
+    return GPT(**(sizes | settings)).build()
+
+
+def prepared(
+    mesh: Mesh,
+    *,
+    layout: dict[str, int] | None = None,
+    settings: dict[str, dict[str, Any]] | None = None,
+    micro_batch: int = 2,
+    optimizer: str = "adamw",
+    dtype: str = "float64",
+    precision: str = "fp32",
+    average: bool = False,
+    clip: float | None = 0.5,
+    recompute: str = "none",
+    offload: str = "none",
+    exchange: str = "all-reduce",
+    model: dict[str, Any] | None = None,
+    even: bool = False,
+    fault: str = "",
+) -> Prepared:
+    """The training on this rank; ``fault`` names something that it gets wrong."""
+    data = texts(even=even)
+    training = Training(
+        model=gpt(**(model or {})).to(getattr(torch, dtype)),
+        data=Splits(train=InMemory(data), held_out=InMemory({name: value[:7] for name, value in data.items()})),
+        objective=NextToken(),
+        optimizer=OPTIMIZERS[optimizer],
+        batch=BATCH,
+        seed=3,
+        clip=clip,
+        averaging=Ema(decay=0.5) if average else None,
+        budget=Budget(steps=STEPS),
+    )
+    plan = Plan(
+        workers=mesh.size,
+        layout=layout or {"replicate": mesh.size},
+        layouts=settings or {},
+        micro_batch=micro_batch,
+        precision=precision,
+        recompute=recompute,
+        offload=offload,
+        exchange=exchange,
+        steps=STEPS,
+    )
+    made = Prepared(training, plan, mesh)
+    if fault:
+        FAULTS[fault](made)
+    return made
+
+
+def drop_reduction(made: Prepared) -> None:
+    """Replicas no longer hear of each other's gradients."""
+    made.program.connect(lambda parameters: NoExchange())
+
+
+def mean_of_means(made: Prepared) -> None:
+    """Each rank divides by the number of its own targets, as if all had as many."""
+    program, ranks = made.program, made.data.size
+    compute = program.forward_backward
+
+    def divided(micro_batches: Any, counts: Any, scale: float = 1.0) -> Any:
+        return compute(micro_batches, {term: ranks * own for term, own in program.counts(micro_batches).items()}, scale)
+
+    program.forward_backward = divided  # type: ignore[method-assign]
+
+
+def leave_out_norms(made: Prepared) -> None:
+    """The norm is that of this rank's pieces, and gradients are clipped by it."""
+    made.program.norm_of = local_norm
+
+
+FAULTS = {"dropped reduction": drop_reduction, "mean of means": mean_of_means, "own norm": leave_out_norms}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training left behind.
+
+    Attributes:
+        steps: loss and gradient norm of each step.
+        scores: held-out loss and metrics.
+        saved: whole tensors by file and name, on rank 0.
+    """
+
+    steps: Tensor
+    scores: dict[str, float]
+    saved: dict[str, Tensor]
+
+    def distance(self, other: Outcome) -> float:
+        """The largest difference, relative to the largest number beside it; in float32 of losses and norms alone."""
+        pairs = [(self.steps, other.steps), (_tensor(self.scores), _tensor(other.scores))]
+        if self.saved.keys() != other.saved.keys():
+            return float("inf")
+        if any(tensor.dtype == torch.float64 for tensor in self.saved.values()):
+            pairs += [(tensor, other.saved[name]) for name, tensor in self.saved.items()]
+        return max(_apart(one.double(), two.double()) for one, two in pairs)
+
+
+def outcome(mesh: Mesh, folder: Path, **arguments: Any) -> Outcome:
+    """Train, evaluate and save."""
+    made = prepared(mesh, **arguments)
+    steps = [(step.loss({}), step.gradient_norm) for step in made.steps(lambda: False)]
+    scores = made.evaluate(whole=True)
+    assert scores is not None
+    path = checkpoints.save(made.state, folder, made.group, 9, made.weights)
+    return Outcome(torch.tensor(steps, dtype=torch.float64), scores, read(path) if mesh.rank == 0 else {})
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint."""
+    return {
+        f"{file.name}/{name}": tensor
+        for file in sorted(path.glob("*.safetensors"))
+        for name, tensor in checkpoints.read_tensors(file).items()
+    }
+
+
+def reloaded(mesh: Mesh, folder: Path, again: Path, **arguments: Any) -> bool:
+    """Whether the checkpoint in ``folder``, loaded in another layout and saved from there, has the same bytes."""
+    made = prepared(mesh, **arguments)
+    loaded = checkpoints.load_newest(made.state, folder, made.group)
+    assert loaded is not None
+    path = checkpoints.save(made.state, again, made.group, 9, made.weights)
+    if mesh.rank > 0:
+        return True
+    first, second = read(loaded), read(path)
+    return first.keys() == second.keys() and all(
+        first[name].numpy().tobytes() == second[name].numpy().tobytes() for name in first
+    )
+
+
+def _tensor(scores: dict[str, float]) -> Tensor:
+    return torch.tensor([scores[name] for name in sorted(scores)], dtype=torch.float64)
+
+
+def _apart(one: Tensor, two: Tensor) -> float:
+    if one.shape != two.shape:
+        return float("inf")
+    if not one.numel():
+        return 0.0
+    difference = (one - two).abs().max()
+    return float(difference / two.abs().max().clamp(min=1e-30)) if difference else 0.0
+
+
+# --- the matrix
+
+TWO: list[dict[str, Any]] = [
+    {"layout": {"replicate": 2}},
+    {"layout": {"shard": 2}},
+    {"layout": {"tensor": 2}},
+    {"layout": {"context": 2}},
+    {"layout": {"pipeline": 2}},
+    {"layout": {"expert": 2}, "model": {"experts": 4, "hidden": 8}},
+    {"layout": {"shard": 2}, "settings": {"shard": {"stage": 1}}},
+    {"layout": {"shard": 2}, "settings": {"shard": {"stage": 2, "prefetch": 1}}},
+    {"layout": {"tensor": 2}, "settings": {"tensor": {"sequence": False}}},
+    {"layout": {"context": 2}, "settings": {"context": {"attention": "all-gather"}}},
+    {"layout": {"pipeline": 2}, "settings": {"pipeline": {"schedule": "gpipe"}}},
+    {"layout": {"pipeline": 2}, "settings": {"pipeline": {"schedule": "interleaved-1f1b"}}, "model": {"layers": 4}},
+    {"layout": {"pipeline": 2}, "settings": {"pipeline": {"schedule": "zbv-zero-bubble"}}, "model": {"layers": 4}},
+    {"layout": {"pipeline": 2}, "settings": {"pipeline": {"schedule": "dualpipe-v"}}, "model": {"layers": 4}},
+]
+"""Each layout by itself; the first ones cover all."""
+FOUR: list[dict[str, Any]] = [
+    {"layout": {"replicate": 2, "shard": 2}},
+    {"layout": {"pipeline": 2, "tensor": 2}},
+    {"layout": {"shard": 2, "context": 2}},
+    {"layout": {"replicate": 2, "expert": 2}, "model": {"experts": 4, "hidden": 8}},
+    {"layout": {"tensor": 2, "context": 2}},
+    {"layout": {"replicate": 2, "tensor": 2}},
+    {"layout": {"replicate": 2, "context": 2}},
+    {"layout": {"replicate": 2, "pipeline": 2}},
+    {"layout": {"shard": 2, "tensor": 2}},
+    {"layout": {"pipeline": 2, "context": 2}},
+    {"layout": {"shard": 4}},
+    {"layout": {"tensor": 4}},
+    {"layout": {"context": 4}},
+    {"layout": {"pipeline": 4}, "model": {"layers": 4}, "micro_batch": 1},
+    {"layout": {"expert": 4}, "model": {"experts": 4, "hidden": 8}},
+    {"layout": {"pipeline": 2, "shard": 2}},
+    {"layout": {"pipeline": 2, "expert": 2}, "model": {"experts": 4, "hidden": 8}},
+    {"layout": {"shard": 2, "expert": 2}, "model": {"experts": 4, "hidden": 8}},
+]
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"micro_batch": 1, "optimizer": "sgd", "clip": None, "model": {"tied_embeddings": False}},
+    {"dtype": "float32", "average": True, "recompute": "full"},
+    {"dtype": "float32", "precision": "bf16", "micro_batch": 4},
+    {"even": True, "model": {"kv_heads": 2, "activation": "gelu"}, "offload": "moments"},
+]
+"""Accumulation, unequal targets, tied weights, averages, optimizers, recomputation, number formats."""
+
+
+def matrix(layouts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every layout in every variant that makes sense in it."""
+    return [_with(layout, variant) for layout in layouts for variant in VARIANTS]
+
+
+def _with(layout: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
+    model = {**layout.get("model", {}), **variant.get("model", {})}
+    case = {**variant, **layout, "model": model}
+    if "shard" in case["layout"]:  # which has a setting of its own
+        case.pop("offload", None)
+    if "pipeline" in case["layout"] and case.get("micro_batch") == 4:  # it wants more of them
+        case["micro_batch"] = 2
+    if case["layout"].get("tensor") == 4:
+        model.pop("kv_heads", None)
+    return case
