@@ -1,6 +1,6 @@
 """Tokens per second of one forward and backward of the demo's model: attention kernel x precision x context.
 
-    python benchmarks/kernels.py [--threads 1] [--repeats 5]
+    python benchmarks/attention_kernels.py [--threads 1] [--repeats 5]
 
 The four combinations alternate within each repeat; medians, the ratio to sdpa in fp32 first.
 """
