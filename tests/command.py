@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,13 +20,14 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from tests.forking import Forked
+from tests.world import warm
 from typer.testing import CliRunner
 
 from modelwright.app import branch, resume, train
 from modelwright.cli import app
 from modelwright.launch import Warm
 
-_warm: list[Warm] = []
 PATIENCE = 180.0  # Seconds; machines under test are shared.
 
 DIGITS = {
@@ -99,15 +100,23 @@ def invoke(*arguments: str) -> Outcome:
 
 @contextmanager
 def shared_warm(preload: Sequence[str]) -> Iterator[Warm]:
-    """The warm parent of this test session, made at its first use: importing torch anew for each run takes seconds."""
-    if not _warm:
-        _warm.append(Warm(preload))
-        atexit.register(_warm[0].close)
-    yield _warm[0]
+    """The warm parent of this test session: importing torch anew for each run takes seconds."""
+    parent = warm()
+    parent.also(preload)
+    yield parent
 
 
-def run_command(*arguments: str, code: str = "") -> Outcome:
-    """Run the command in a process of its own; ``code`` runs in it first."""
+def run_command(*arguments: str, code: str = "", anew: bool = False) -> Outcome:
+    """Run the command in a process of its own; ``code`` runs in it first.
+
+    Args:
+        arguments: of the command.
+        code: Python.
+        anew: whether in a new Python, which has imported nothing, instead of in a fork of one that knows torch.
+    """
+    if not anew:
+        with closing(Forked(*arguments, code=code)) as process:
+            return finish(process)
     call = ["-c", f"{code}\nimport modelwright.cli\nmodelwright.cli.main()"] if code else ["-m", "modelwright"]
     done = subprocess.run(
         [sys.executable, *call, *arguments],
@@ -120,9 +129,14 @@ def run_command(*arguments: str, code: str = "") -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-@contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: str) -> closing[Forked]:
     """Begin the command in a process group of its own, as a shell does; none of it is left at the end."""
+    return closing(Forked(*arguments))
+
+
+@contextmanager
+def started_anew(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Begin the command as :func:`started` does, in a new Python instead of in a fork of one that knows torch."""
     process = subprocess.Popen(
         [sys.executable, "-m", "modelwright", *arguments],
         stdout=subprocess.PIPE,
@@ -137,13 +151,14 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def finish(process: subprocess.Popen[str]) -> Outcome:
+def finish(process: Forked | subprocess.Popen[str]) -> Outcome:
     """Wait for a process to end."""
     out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode is not None
     return Outcome(process.returncode, out, err)
 
 
-def until(condition: Callable[[], object], what: str, process: subprocess.Popen[str] | None = None) -> None:
+def until(condition: Callable[[], object], what: str, process: Forked | subprocess.Popen[str] | None = None) -> None:
     """Wait for something to come true, for as long as the process that makes it true lives."""
     end = time.monotonic() + PATIENCE
     while not condition():

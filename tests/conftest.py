@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# Tests are small and run side by side: threads of one would spin while they wait for the cores of another. What a
+# test starts inherits it; before torch is imported, which reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -6,16 +6,15 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import typer
 from tests.command import (
     DIGITS,
-    PATIENCE,
     SLOW,
     change_json,
     finish,
@@ -24,12 +23,14 @@ from tests.command import (
     make_home,
     run_command,
     started,
+    started_anew,
     steps_in,
     trained,
     until,
     worker_pids,
     write_recipe,
 )
+from tests.forking import Forked
 
 from modelwright import __version__
 from modelwright.app.trained import open_trained
@@ -77,7 +78,7 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
         "import atexit, sys; atexit.register(lambda: sys.stderr.write('HEAVY %s' % sorted(HEAVY & set(sys.modules))))"
     )
     heavy = "HEAVY = {'torch', 'numpy', 'yaml', 'modelwright.app.train', 'modelwright.recipe'}"
-    outcome = run_command(*arguments, code=f"{heavy}\n{report}")
+    outcome = run_command(*arguments, code=f"{heavy}\n{report}", anew=True)
     assert outcome.code == 0
     assert outcome.err.endswith("HEAVY []")
 
@@ -104,7 +105,8 @@ def test_completion_knows_runs_and_recipes() -> None:
 def test_the_shell_asks_for_completion() -> None:
     trained("digits", "digits-1")
     asked = {"_MODELWRIGHT_COMPLETE": "complete_bash", "COMP_WORDS": "modelwright resume dig", "COMP_CWORD": "2"}
-    outcome = run_command(code=f"import os, sys; sys.argv[0] = 'modelwright'; os.environ.update({asked})")
+    code = f"import os, sys; sys.argv[0] = 'modelwright'; os.environ.update({asked})"
+    outcome = run_command(code=code, anew=True)
     assert outcome.out.split() == ["digits-1"]
 
 
@@ -196,13 +198,13 @@ def test_on_a_terminal_a_removal_is_asked_for(answer: str, options: tuple[str, .
     ours, theirs = os.openpty()
     try:
         os.write(ours, answer.encode())
-        command = [sys.executable, "-m", "modelwright", "runs", "remove", "mine", *options]
-        done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, timeout=PATIENCE, check=False)
+        with closing(Forked("runs", "remove", "mine", *options, terminal=theirs)) as process:
+            code = finish(process).code
         shown = os.read(ours, 10_000).decode()
     finally:
         os.close(ours)
         os.close(theirs)
-    assert done.returncode == 0, shown
+    assert code == 0, shown
     assert ("Remove runs/mine" in shown) == bool(answer)
     assert RUN.exists() != removed
 
@@ -334,7 +336,8 @@ def slow_recipe() -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.usefixtures("slow_recipe")
 def test_a_signal_stops_and_saves(number: signal.Signals, code: int) -> None:
-    with started("train", "recipe.yaml", "--name", "mine") as process:
+    begin = started_anew if number == signal.SIGINT else started
+    with begin("train", "recipe.yaml", "--name", "mine") as process:
         until(lambda: steps_in(RUN), "the first steps", process)
         os.killpg(process.pid, number)  # as a terminal does: all of the group, which the workers are not in
         outcome = finish(process)
@@ -356,8 +359,7 @@ def test_a_second_signal_ends_at_once(number: signal.Signals, code: int) -> None
         until(lambda: len(worker_pids(RUN)) == 2, "the workers", process)
         until(lambda: (RUN / "env.json").exists(), "the training", process)
         os.killpg(process.pid, number)
-        while "stopping" not in (line := process.stdout.readline()):  # type: ignore[union-attr]
-            assert line
+        until(lambda: "stopping" in process.said()[0], "the word that it stops", process)
         os.killpg(process.pid, number)
         outcome = finish(process)
     assert outcome.code == code, outcome.err

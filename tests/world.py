@@ -19,6 +19,8 @@ PRELOAD = (
     "modelwright.base.world",
     "modelwright.training.training",
     "torch._dynamo",
+    *(f"modelwright.parallel.layouts.{axis}" for axis in ("shard", "pipeline", "tensor", "context", "expert")),
+    "modelwright.training.prepared",
 )
 
 _warm: list[Warm] = []

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from tests import world
 from tests.command import is_alive, until, worker_pids
 
 from modelwright.app.elastic import IN_VAIN, Worlds, check_sizes, modules_of
@@ -46,10 +47,11 @@ launch: {launch}
 
 
 @pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    with Warm((*PRELOAD, "tests.app.brought")) as parent:
-        assert parent.wait_ready()
-        yield parent
+def warm() -> Warm:
+    parent = world.warm()
+    parent.also((*PRELOAD, "tests.app.brought"))
+    assert parent.wait_ready()
+    return parent
 
 
 def begun(folder: Path, name: str, launch: str = "{}", *, workers: int = 3, model: str = SLOW) -> tuple[Run, Plan]:

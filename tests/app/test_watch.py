@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests import world
 from tests.app import hanging
 
 from modelwright.app.placing import PRELOAD
@@ -30,10 +30,11 @@ budget: {{steps: 12}}
 
 
 @pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    with Warm((*PRELOAD, "tests.app.hanging")) as parent:
-        assert parent.wait_ready()
-        yield parent
+def warm() -> Warm:
+    parent = world.warm()
+    parent.also((*PRELOAD, "tests.app.hanging"))
+    assert parent.wait_ready()
+    return parent
 
 
 def begun(folder: Path, seconds: float) -> tuple[Run, Plan]:
