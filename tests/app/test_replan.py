@@ -61,7 +61,8 @@ def test_more_workers_than_samples() -> None:
 
 @pytest.mark.parametrize("name", [*INEXACT, *EXACT])
 def test_every_field_is_told(name: str) -> None:
-    other = {"workers": 1, "threads": 1, "micro_batch": 1, "compile": False, "device": "cuda"}.get(name, "other")
+    others = {"workers": 1, "threads": 1, "micro_batch": 1, "compile": False, "device": "cuda", "layout": {"tensor": 2}}
+    other = others.get(name, "other")
     with heard() as events:
         tell(PLAN, Plan(**{**vars(PLAN), name: other}), 7)
     (event,) = events
