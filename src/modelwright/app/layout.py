@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -179,10 +178,7 @@ def _fits_here(plan: Plan) -> str | None:
 def _decided(
     technique: Any, plan: Plan, model: nn.Module, objective: Objective, example: Mapping[str, Tensor]
 ) -> Decision:
-    def loss(outputs: Any, batch: Any) -> Tensor:
-        return torch.stack([total.float() for total in objective.loss(outputs, batch).values()]).sum()
-
-    graph = trace(model, dict(example), forward=objective.forward, loss=loss)
+    graph = trace(model, dict(example), forward=objective.forward, loss=objective.loss)
     decision: Decision = technique.decide(graph, plan.layout["tensor"])
     return decision
 

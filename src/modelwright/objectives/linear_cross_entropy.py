@@ -56,7 +56,7 @@ class LinearHead:
     def logits(self, features: Tensor) -> Tensor:
         """All of them: ``[..., width]`` -> ``[..., vocabulary]``."""
         bias = None if self.bias is None else self.bias.to(self.dtype)
-        with _exactly(features.device):
+        with exactly(features.device):
             return functional.linear(features.to(self.dtype), self.weight.to(self.dtype), bias)
 
     def rows(self) -> int:
@@ -66,6 +66,25 @@ class LinearHead:
         if self.chunk is not None:
             return max(1, self.chunk // row)
         return max(_BYTES.get(device, _OTHER_BYTES) // row, _LEAST_ROWS.get(device, _OTHER_LEAST_ROWS))
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a loss is computed, beside its tensors.
+
+    Attributes:
+        dtype: as of a :class:`LinearHead`.
+        chunk: the same.
+        smoothing: of labels.
+    """
+
+    dtype: torch.dtype
+    chunk: int | None
+    smoothing: float
+
+    def head(self, weight: Tensor, bias: Tensor | None) -> LinearHead:
+        """The head with these tensors."""
+        return LinearHead(weight=weight, bias=bias, dtype=self.dtype, chunk=self.chunk)
 
 
 def linear_cross_entropy_total(
@@ -86,7 +105,8 @@ def linear_cross_entropy_total(
     """
     tensors = (features, head.weight, head.bias, targets)
     if has_torch_function(tensors):  # as where ranks hold pieces of them
-        return handle_torch_function(flat_total, tensors, *tensors, head.dtype, head.chunk, label_smoothing)
+        how = Computing(head.dtype, head.chunk, label_smoothing)
+        return handle_torch_function(flat_total, tensors, *tensors, how)
     if head.dtype == torch.float16 or not _differentiated(features, head):
         # Unscaled, a float16 gradient would vanish: there it is made in the backward pass, behind the loss scale.
         return linear_cross_entropies(features, head, targets, label_smoothing=label_smoothing).sum()
@@ -105,39 +125,22 @@ def linear_cross_entropies(
     """
     tensors = (features, head.weight, head.bias, targets)
     if has_torch_function(tensors):
-        return handle_torch_function(flat_losses, tensors, *tensors, head.dtype, head.chunk, label_smoothing)
+        how = Computing(head.dtype, head.chunk, label_smoothing)
+        return handle_torch_function(flat_losses, tensors, *tensors, how)
     rows, wanted = features.flatten(0, -2), targets.flatten()
     check_targets(wanted, len(head.weight))
     losses: Tensor = _Losses.apply(rows, head.weight, head.bias, wanted, head, label_smoothing)  # type: ignore[no-untyped-call]
     return losses.view(targets.shape)
 
 
-def flat_total(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    dtype: torch.dtype,
-    chunk: int | None,
-    smoothing: float,
-) -> Tensor:
+def flat_total(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: Computing) -> Tensor:
     """:func:`linear_cross_entropy_total` with its tensors side by side, for a ``TorchFunctionMode`` to see them."""
-    head = LinearHead(weight=weight, bias=bias, dtype=dtype, chunk=chunk)
-    return linear_cross_entropy_total(features, head, targets, label_smoothing=smoothing)
+    return linear_cross_entropy_total(features, how.head(weight, bias), targets, label_smoothing=how.smoothing)
 
 
-def flat_losses(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    dtype: torch.dtype,
-    chunk: int | None,
-    smoothing: float,
-) -> Tensor:
+def flat_losses(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: Computing) -> Tensor:
     """:func:`linear_cross_entropies` in the same way."""
-    head = LinearHead(weight=weight, bias=bias, dtype=dtype, chunk=chunk)
-    return linear_cross_entropies(features, head, targets, label_smoothing=smoothing)
+    return linear_cross_entropies(features, how.head(weight, bias), targets, label_smoothing=how.smoothing)
 
 
 def chunks(features: Tensor, head: LinearHead) -> Iterator[tuple[slice, Tensor]]:
@@ -147,7 +150,7 @@ def chunks(features: Tensor, head: LinearHead) -> Iterator[tuple[slice, Tensor]]
     size = head.rows()
     for start in range(0, len(features), size):
         part = features[start : start + size].detach().to(head.dtype)
-        with torch.no_grad(), _exactly(features.device):
+        with torch.no_grad(), exactly(features.device):
             yield slice(start, start + len(part)), functional.linear(part, weight, bias)
 
 
@@ -182,7 +185,7 @@ class _Total(torch.autograd.Function):
     ) -> Tensor:
         gradients = _Gradients(features, head, ctx.needs_input_grad[:3])
         losses = torch.zeros(len(features), dtype=widened_type(head.dtype), device=features.device)
-        with _exactly(features.device):
+        with exactly(features.device):
             for part, logits in chunks(features, head):
                 losses[part] = softmax_errors_(logits, targets[part], s)
                 gradients.add(part, features, logits)
@@ -216,7 +219,7 @@ class _Losses(torch.autograd.Function):
         features, weight, bias, targets = ctx.saved_tensors
         head = LinearHead(weight=weight, bias=bias, dtype=ctx.head[0], chunk=ctx.head[1])
         gradients = _Gradients(features, head, ctx.needs_input_grad[:3])
-        with _exactly(features.device):
+        with exactly(features.device):
             for part, logits in chunks(features, head):
                 softmax_errors_(logits, targets[part], ctx.smoothing, upstream[0][part])
                 gradients.add(part, features, logits)
@@ -251,7 +254,7 @@ def _differentiated(features: Tensor, head: LinearHead) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
 
 
-def _exactly(device: torch.device) -> AbstractContextManager[Any]:
+def exactly(device: torch.device) -> AbstractContextManager[Any]:
     """Inside, autocast changes no type; the meta device has none."""
     knows = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if knows else nullcontext()

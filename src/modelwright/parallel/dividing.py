@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
@@ -43,12 +42,7 @@ def divide_computation(
 
 
 def _decided(program: LocalProgram, mesh: Mesh, tensor: Tensor, example: Batch) -> Decision:
-    objective = program.objective
-
-    def loss(outputs: Any, batch: Any) -> torch.Tensor:
-        return torch.stack([total.float() for total in objective.loss(outputs, batch).values()]).sum()
-
-    graph = trace(program.model, dict(example), forward=objective.forward, loss=loss)
+    graph = trace(program.model, dict(example), forward=program.objective.forward, loss=program.objective.loss)
     decision = tensor.decide(graph, mesh.axis("tensor").size)
     told = mesh.world.gather({name: repr(division) for name, division in decision.divisions.items()})
     if any(other != told[0] for other in told):

@@ -12,12 +12,10 @@ from torch.nn import functional
 from modelwright.objectives.cross_entropy import check_targets, cross_entropies, widened_type
 from modelwright.objectives.fields import IGNORED
 from modelwright.objectives.linear_cross_entropy import (
-    LinearHead,
-    _exactly,
+    Computing,
+    exactly,
     flat_losses,
     flat_total,
-    linear_cross_entropies,
-    linear_cross_entropy_total,
 )
 from modelwright.parallel.divided.axes import Axes
 from modelwright.parallel.divided.divided import find_axes, unwrap
@@ -27,20 +25,11 @@ from modelwright.parallel.divided.registry import FUNCTIONS
 from modelwright.parallel.divided.rules.indexing import own_places, run_axis
 
 
-def total(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    dtype: torch.dtype,
-    chunk: int | None,
-    smoothing: float,
-) -> Tensor:
+def total(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: Computing) -> Tensor:
     """See :func:`modelwright.objectives.linear_cross_entropy.linear_cross_entropy_total`."""
     axes = find_axes((features, weight, bias, targets))
     if axes is None:
-        head = LinearHead(weight=weight, bias=bias, dtype=dtype, chunk=chunk)
-        return linear_cross_entropy_total(features, head, targets, label_smoothing=smoothing)
+        return flat_total(features, weight, bias, targets, how)
     rows, wanted = features.flatten(0, -2), targets.flatten()
     words = unwrap(weight.detach(), axes).division.dims[0]
     along = run_axis(words)
@@ -53,32 +42,21 @@ def total(
     own_weight = local_of(weight, Division((words, inner)), axes, here)
     own_bias = None if bias is None else local_of(bias, Division((words,)), axes, here)
     own_targets = local_of(wanted, Division((places,)), axes)
-    head = LinearHead(weight=own_weight, bias=own_bias, dtype=dtype, chunk=chunk)
     if along is None:
-        found = linear_cross_entropy_total(own_rows, head, own_targets, label_smoothing=smoothing)
+        found = flat_total(own_rows, own_weight, own_bias, own_targets, how)
     else:
         check_targets(own_targets, weight.shape[0])
         words_here = _Words(weight.shape[0], along, axes)
-        found = _Total.apply(own_rows, own_weight, own_bias, own_targets, head, smoothing, words_here)  # type: ignore[no-untyped-call]
+        found = _Total.apply(own_rows, own_weight, own_bias, own_targets, how, words_here)  # type: ignore[no-untyped-call]
     return whole_of(found, Division(()), axes, here)
 
 
-def losses(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    dtype: torch.dtype,
-    chunk: int | None,
-    smoothing: float,
-) -> Tensor:
+def losses(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: Computing) -> Tensor:
     """See :func:`modelwright.objectives.linear_cross_entropy.linear_cross_entropies`; this one has all rows at once."""
     if find_axes((features, weight, bias, targets)) is None:
-        head = LinearHead(weight=weight, bias=bias, dtype=dtype, chunk=chunk)
-        return linear_cross_entropies(features, head, targets, label_smoothing=smoothing)
-    bias = None if bias is None else bias.to(dtype)
-    logits = functional.linear(features.to(dtype), weight.to(dtype), bias)
-    return cross_entropies(logits, targets, label_smoothing=smoothing)
+        return flat_losses(features, weight, bias, targets, how)
+    logits = how.head(weight, bias).logits(features)
+    return cross_entropies(logits, targets, label_smoothing=how.smoothing)
 
 
 FUNCTIONS[flat_total] = total
@@ -108,10 +86,10 @@ class _Total(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        head: LinearHead,
-        smoothing: float,
+        how: Computing,
         words: _Words,
     ) -> Tensor:
+        head, smoothing = how.head(weight, bias), how.smoothing
         wide = widened_type(head.dtype)
         # Unscaled, gradients in float16 would vanish.
         short = wide if head.dtype == torch.float16 else head.dtype
@@ -123,7 +101,7 @@ class _Total(torch.autograd.Function):
         for start in range(0, len(features), head.rows()):
             part = slice(start, start + head.rows())
             rows = features[part].to(head.dtype)
-            with _exactly(features.device):
+            with exactly(features.device):
                 logits = functional.linear(rows, matrix, None if bias is None else bias.to(head.dtype)).to(wide)
                 chunk_losses, errors = _errors(logits, targets[part], smoothing, words)
                 found += chunk_losses.sum()
@@ -140,7 +118,7 @@ class _Total(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         scaled = [None if tensor is None else (tensor * upstream[0]).to(dtype) for tensor, dtype in pairs]
-        return (*scaled, None, None, None, None)
+        return (*scaled, None, None, None)
 
 
 def _errors(logits: Tensor, targets: Tensor, smoothing: float, words: _Words) -> tuple[Tensor, Tensor]:
