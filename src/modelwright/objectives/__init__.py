@@ -63,7 +63,8 @@ class Objective(Protocol):
     An Update may choose some of the terms by name, as generator and discriminator do; then only these are summed, and
     only its parameters get gradients of them. So each term has its own total and count, and none counts on another.
 
-    An objective that needs the weights training starts from has ``build`` too: see :class:`StartingObjective`.
+    An objective that needs the weights training starts from has ``build`` too: see :class:`StartingObjective`. One that
+    minimises more than a model is judged by has ``scored``: the objective that held-out data is scored by.
     """
 
     @property

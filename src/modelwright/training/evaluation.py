@@ -14,7 +14,7 @@ from modelwright.data import Dataset
 from modelwright.data.batches import read
 from modelwright.data.order import Order
 from modelwright.models.modes import evaluating
-from modelwright.objectives import METRICS, Metric
+from modelwright.objectives import METRICS, Metric, Objective
 from modelwright.parallel.program import LocalProgram, check_terms
 
 
@@ -107,11 +107,12 @@ class _Tally:
 
     def __init__(self, program: LocalProgram, metrics: Sequence[str]) -> None:
         self._program = program
+        self._objective: Objective = getattr(program.objective, "scored", program.objective)
         self._metrics: dict[str, Metric] = {name: METRICS.resolve(name)() for name in metrics}
         self._sums: dict[str, torch.Tensor] = {}
 
     def add(self, batch: dict[str, torch.Tensor], counted: bool) -> None:
-        objective = self._program.objective
+        objective = self._objective
         with self._program.surrounded(), self._program.computing():  # outputs may be features, without the head yet
             outputs = self._program.forward(batch)
             if outputs is None or not counted:
@@ -146,7 +147,7 @@ class _Tally:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def _loss(self, sums: Mapping[str, torch.Tensor]) -> float:
-        coefficients = self._program.objective.coefficients
+        coefficients = self._objective.coefficients
         terms = [name.removeprefix("total/") for name in sums if name.startswith("total/")]
         return sum(
             coefficients.get(term, 1.0) * float(sums[f"total/{term}"]) / max(float(sums[f"count/{term}"]), 1.0)
