@@ -124,12 +124,14 @@ def run_gpts(mesh: Mesh, both: bool) -> dict[str, Any]:
     return found
 
 
-def run_layers(mesh: Mesh) -> list[list[int]]:
-    """Bytes that a rank sends, by whether sequences are divided, for one, two and three blocks."""
-    return [
-        [run(mesh, *gpt(layers=n), cross_entropy, Tensor(sequence=s), as_it_is)["sent"] for n in (1, 2, 3)]
-        for s in (False, True)
-    ]
+def run_layers(mesh: Mesh) -> dict[str, list[int]]:
+    """Bytes that a rank sends for one, two and three blocks."""
+    layouts = {"plain": Tensor(sequence=False), "gelu": Tensor(), "swiglu": Tensor()}
+    return {
+        name: [run(mesh, *gpt(layers=n, activation=kind), cross_entropy, layout, as_it_is)["sent"] for n in (1, 2, 3)]
+        for name, layout in layouts.items()
+        for kind in ["gelu" if name == "gelu" else "swiglu"]
+    }
 
 
 def check(found: dict[str, dict[str, Any]]) -> None:
@@ -173,11 +175,10 @@ def test_four_ranks_and_divided_sequences(full_list: bool) -> None:
 
 def test_a_block_sends_what_megatron_sends() -> None:
     activation = 2 * 8 * 16 * 8  # batch, time, width, bytes
-    for plain, sequence in run_world(f"{HERE}:run_layers", 2, layout={"tensor": 2}, timeout=PATIENCE):
-        blocks = [second - first for first, second in pairwise(plain)]
-        assert blocks == [4 * activation] * 2  # four all-reduces of 2 (K - 1) / K of an activation each
-        # What was divided along time is gathered again for the gradients of weights, inputs and outputs of products,
+    norms = 2 * 16 * 8
+    for sent in run_world(f"{HERE}:run_layers", 2, layout={"tensor": 2}, timeout=PATIENCE):
+        blocks = {name: [second - first for first, second in pairwise(each)] for name, each in sent.items()}
+        assert blocks["plain"] == [4 * activation] * 2  # four all-reduces of 2 (K - 1) / K of an activation each
+        # What was divided along time is gathered again for the gradients of weights, the inputs of a block's halves;
         # and the gradients of two norms' weights are summed, too.
-        norms = 2 * 16 * 8
-        blocks = [second - first for first, second in pairwise(sequence)]
-        assert max(blocks) <= 5.5 * activation + norms
+        assert blocks["gelu"] == blocks["swiglu"] == [5 * activation + norms] * 2

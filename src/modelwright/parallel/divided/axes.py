@@ -13,6 +13,7 @@ from torch import Tensor
 from modelwright.base.group import Group, Reduction
 from modelwright.base.world import Mesh
 from modelwright.parallel.divided.division import Dim, Division, Factor, axes_of, dim_of
+from modelwright.parallel.dry import DryGroup
 
 # Their newer names, where torch knows them already: there the older ones warn.
 _all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -43,6 +44,7 @@ class Axes:
             ``(K - 1) / K`` of one that is gathered, or reduced and scattered.
         unknown: names of operators without a rule that have been met.
         latest: what was gathered last to be multiplied, by what it is: several matrices often read one activation.
+        rounded: what autocast rounded last for a linear layer, as it was then, and the result.
     """
 
     groups: Mapping[str, Group]
@@ -50,6 +52,12 @@ class Axes:
     sent: Counter[str] = field(default_factory=Counter)
     unknown: set[str] = field(default_factory=set)
     latest: dict[object, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    rounded: tuple[Tensor, object, Tensor] | None = field(default=None, repr=False)
+
+    def forget(self) -> None:
+        """Keep nothing of what was computed."""
+        self.latest.clear()
+        self.rounded = None
 
     def __post_init__(self) -> None:
         self.sizes = {name: group.size for name, group in self.groups.items()}
@@ -119,18 +127,17 @@ class Axes:
 
 
 class DryAxes(Axes):
-    """Axes without other ranks: collectives only give shapes, and count. For tensors on the meta device."""
+    """Axes without other ranks: collectives only give shapes, and are noted. For tensors on the meta device."""
+
+    groups: Mapping[str, DryGroup]
 
     @staticmethod
     def sized(sizes: Mapping[str, int], sequence: Sequence | None = None) -> DryAxes:
         """Axes of so many ranks, as the first of them sees them."""
-        return DryAxes({name: Group(0, size) for name, size in sizes.items() if size > 1}, sequence)
-
-    def _all_reduce(self, tensor: Tensor, axis: str, op: Reduction) -> Tensor:
-        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        return DryAxes({name: DryGroup(0, size) for name, size in sizes.items() if size > 1}, sequence)
 
     def _all_gather(self, tensor: Tensor, axis: str) -> Tensor:
-        return tensor.new_empty((self.sizes[axis], *tensor.shape))
+        return self.groups[axis].all_gather(tensor)
 
     def _reduce_scatter(self, tensor: Tensor, axis: str) -> Tensor:
-        return tensor.new_empty(tensor.shape[1:])
+        return self.groups[axis].reduce_scatter(tensor)

@@ -278,9 +278,14 @@ def functional_of(operator: OpOverload) -> OpOverload | None:
     names = {"out": ("default", "Tensor"), "Tensor_out": ("Tensor",), "Scalar_out": ("Scalar",)}
     for candidate in names.get(overload, (overload.removesuffix("_out"),)):
         found = getattr(packet, candidate, None)
-        if found is not None and not found._schema.is_mutable:
+        if found is not None and not found._schema.is_mutable and _first(found) == _first(operator):
             return cast(OpOverload, found)
     return None
+
+
+def _first(operator: OpOverload) -> str:
+    """The type of its first argument: some names have an overload of numbers only."""
+    return str(operator._schema.arguments[0].type)
 
 
 def write(target: Tensor, value: Tensor, axes: Axes) -> Tensor:

@@ -15,6 +15,7 @@ from modelwright.parallel.divided.value import (
     Writes,
     become,
     entire,
+    forget,
     plain,
     redistribute,
     resolve,
@@ -68,7 +69,7 @@ def current(one: Value) -> Value:
 
 def written(one: Value) -> None:
     """A value was overwritten: so is what it is a view of."""
-    one.axes.latest.clear()
+    forget(one)
     one.writes.stamp = next(stamps)
     origin = one.origin
     if origin is None:

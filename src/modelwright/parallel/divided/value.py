@@ -63,11 +63,12 @@ class Value:
         pending: axes over which pieces are still to be summed.
         axes: those of the mesh.
         parameter: whether it is a weight, which stays where it is while activations travel.
+        short: of a sum that is pending the type in which it is taken, where its terms are of a wider one.
         origin: of a view, what it was made of.
         writes: shared with what has the same storage.
     """
 
-    __slots__ = ("axes", "division", "local", "origin", "parameter", "pending", "writes")
+    __slots__ = ("axes", "division", "local", "origin", "parameter", "pending", "short", "writes")
 
     def __init__(
         self, local: Tensor, division: Division, axes: Axes, pending: frozenset[str] = NONE, *, parameter: bool = False
@@ -77,6 +78,7 @@ class Value:
         self.axes = axes
         self.pending = pending
         self.parameter = parameter
+        self.short: torch.dtype | None = None
         self.origin: Origin | None = None
         self.writes = Writes()
 
@@ -106,7 +108,9 @@ class Value:
 
     def view(self, local: Tensor, division: Division) -> Value:
         """The same entries, or some of them."""
-        return Value(local, division, self.axes, self.pending, parameter=self.parameter)
+        found = Value(local, division, self.axes, self.pending, parameter=self.parameter)
+        found.short = self.short
+        return found
 
 
 def plain(tensor: Tensor, axes: Axes) -> Value:
@@ -115,21 +119,30 @@ def plain(tensor: Tensor, axes: Axes) -> Value:
 
 
 def resolve(one: Value) -> Value:
-    """Take the sums that are pending, once: the value remembers, and what it is a view of."""
-    if one.pending and one.origin is not None:
+    """Take the sums that are pending, once: the value remembers, and what it is a view of.
+
+    Of a view that is scattered the base is left as it is: it has another shape, and might have to be summed whole.
+    """
+    division = _after_sums(one)
+    if one.pending and one.origin is not None and division == one.division:
         resolve(one.origin.base)
         become(one, one.origin.again())
+        division = _after_sums(one)
     if one.pending:
-        division = one.division
-        for axis in sorted(one.pending):
-            division = one.axes.after_sum(division, axis)
         become(one, redistribute(one, division))
     return one
 
 
+def _after_sums(one: Value) -> Division:
+    division = one.division
+    for axis in sorted(one.pending):
+        division = one.axes.after_sum(division, axis)
+    return division
+
+
 def become(one: Value, found: Value) -> None:
     """Let a value be held as another is that equals it."""
-    one.local, one.division, one.pending = found.local, found.division, found.pending
+    one.local, one.division, one.pending, one.short = found.local, found.division, found.pending, found.short
 
 
 def entire(one: Value) -> Tensor:
@@ -144,7 +157,7 @@ def redistribute(one: Value, division: Division, pending: frozenset[str] = NONE)
     if one.division == division and one.pending == pending:
         return one
     state = one.like(one.local)
-    state.parameter = one.parameter
+    state.parameter, state.short = one.parameter, one.short
     _cut_early(state, division)
     for axis in sorted(state.pending - pending):
         _sum(state, division, axis)
@@ -160,9 +173,6 @@ def store(one: Value, source: Value) -> Value:
     return one
 
 
-_REMEMBERED = 2  # An output's gradient and an input are wanted by turns.
-
-
 def gathered_once(one: Value, division: Division) -> Value:
     """Like :func:`redistribute`, but what was gathered last is not gathered again."""
     axes, local = one.axes, one.local
@@ -171,13 +181,30 @@ def gathered_once(one: Value, division: Division) -> Value:
     if local.dim() == 2 and local.stride(0) < local.stride(1):  # a matrix and its transpose are gathered alike
         flipped = gathered_once(one.like(local.t(), _flipped(one.division)), _flipped(division))
         return one.like(flipped.local.t(), division)
-    place = (local.untyped_storage()._cdata, local.storage_offset(), local.shape, local.stride(), local.dtype)
+    place = (_storage(local), local.storage_offset(), local.shape, local.stride(), local.dtype)
     key = (place, local._version, one.division, division)
-    if key not in axes.latest:
-        axes.latest[key] = local, redistribute(one, division).local
-        while len(axes.latest) > _REMEMBERED:
-            axes.latest.pop(next(iter(axes.latest)))
-    return one.like(axes.latest[key][1], division)
+    found = axes.latest.pop(key, None)
+    while len(axes.latest) >= _remembered():
+        axes.latest.pop(next(iter(axes.latest)))
+    axes.latest[key] = found = found or (local, redistribute(one, division).local)
+    return one.like(found[1], division)
+
+
+def _storage(local: Tensor) -> int:
+    """Nobody else's while the tensor lives, which is kept therefore with what is known of it."""
+    return int(local.untyped_storage()._cdata)
+
+
+def _remembered() -> int:
+    """How many: in the backward an output's gradient and an input are wanted by turns."""
+    return 1 if torch._C._current_graph_task_id() == -1 else 2
+
+
+def forget(one: Value) -> None:
+    """A value was overwritten: what was gathered of its storage is out of date."""
+    latest, storage = one.axes.latest, _storage(one.local)
+    for key in [key for key, (source, _) in latest.items() if _storage(source) == storage]:
+        del latest[key]
 
 
 def _flipped(division: Division) -> Division:
@@ -209,13 +236,15 @@ def _cut_early(state: Value, target: Division) -> None:
 
 
 def _sum(state: Value, target: Division, axis: str) -> None:
-    place = _scatter_place(state, target, axis)
+    place, wide = _scatter_place(state, target, axis), state.local.dtype
+    state.local = state.local.to(state.short or wide)
     if place is None:
         state.local = state.axes.all_reduce(state.local, axis)
     else:
         goal = target.dims[place]
         kept = strip(goal, axes_of(goal) - axes_of(state.division.dims[place]) - {axis})
         _convert(state, place, kept, _scattered)
+    state.local = state.local.to(wide)
     state.pending -= {axis}
 
 

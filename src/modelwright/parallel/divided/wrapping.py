@@ -250,4 +250,4 @@ def dividing(divisions: Mapping[Tensor, Division], axes: Axes, *, deferred: Iter
         with mode, _functions_seeing(mode.seen):
             yield
     finally:
-        axes.latest.clear()
+        axes.forget()

@@ -31,6 +31,7 @@ from modelwright.parallel.divided.local import local_of, whole_of
 from modelwright.parallel.divided.registry import FUNCTIONS
 from modelwright.parallel.divided.rules.elementwise import fitting
 from modelwright.parallel.divided.value import Value
+from modelwright.parallel.dry import DryGroup
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class _Plan:
         seed = self._seed(query) if call["dropout"] else 0
         (axis,) = axes_of(time)
         if isinstance(self.axes, DryAxes):
-            return _dry(query, key, value, self.axes, self.time)
+            return _dry(query, key, value, self.axes, self.time, call)
         if self.time is None:
             begin = self.axes.ranks[axis] * query.size(2)
             return attention_from(begin, query, key, value, seed=seed, **call)
@@ -220,22 +221,18 @@ def _counted(group: Group, axes: Axes, axis: str) -> Group:
     return replace(group, traffic=_Meter(axes, axis, group.traffic))
 
 
-class _DryGathered(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axes: Axes, axis: str) -> Tensor:
-        ctx.way = (axes, axis)
-        return axes.all_gather(x, axis).movedim(0, 2).flatten(2, 3)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
-        axes, axis = ctx.way
-        pieces = upstream[0].unflatten(2, (axes.sizes[axis], -1)).movedim(2, 0)  # type: ignore[no-untyped-call]
-        return axes.reduce_scatter(pieces, axis), None, None
-
-
-def _dry(query: Tensor, key: Tensor, value: Tensor, axes: Axes, axis: str | None) -> Tensor:
-    """Shapes and bytes, without other ranks."""
+def _dry(query: Tensor, key: Tensor, value: Tensor, axes: DryAxes, axis: str | None, call: dict[str, Any]) -> Tensor:
+    """Shapes, without other ranks; what each of them sends, there and back, is noted."""
     if axis is not None:
-        key, value = (_DryGathered.apply(x, axes, axis) for x in (key, value))  # type: ignore[no-untyped-call]
+        for group in axes.groups[axis].each():
+            _travelled(query, key, value, group, call)
     grouped = query.size(1) != key.size(1)
     return functional.scaled_dot_product_attention(query, key, value, enable_gqa=grouped)
+
+
+def _travelled(query: Tensor, key: Tensor, value: Tensor, group: DryGroup, call: dict[str, Any]) -> None:
+    settings = _settings[-1]
+    query, key, value = pieces = [x.detach().requires_grad_(x.requires_grad) for x in (query, key, value)]
+    found = attention(query, key, value, group, way=settings.way, balanced=settings.balanced, **call)
+    if wanted := [piece for piece in pieces if piece.requires_grad]:
+        torch.autograd.grad(found, wanted, torch.empty_like(found))

@@ -115,13 +115,26 @@ def multiplied(operator: OpOverload, first: Any, second: Any) -> Any:
 
 @rule(aten._to_copy.default)
 def converted(operator: OpOverload, value: Value, **kwargs: Any) -> Any:
-    """Another dtype; a sum is taken before its terms are rounded, or grow."""
-    if kwargs.get("dtype", value.local.dtype) != value.local.dtype:
+    """Another dtype; a sum is taken before its terms are rounded, and travels before they grow."""
+    short = value.local.dtype
+    waits = _waits(value, kwargs.get("dtype", short))
+    if not waits and kwargs.get("dtype", short) != short:
         resolve(value)
     kwargs.pop("memory_format", None)
     found = value.like(operator(value.local, **kwargs))
-    found.parameter = value.parameter
+    found.parameter, found.short = value.parameter, short if waits else None
     return found
+
+
+def _waits(value: Value, dtype: torch.dtype) -> bool:
+    """Whether a sum should rather be taken later: of rows that are not yet batch and time again, and will be scattered.
+
+    Models that flatten batch and time before a product under autocast give such gradients.
+    """
+    policy = value.axes.sequence
+    if policy is None or value.pending != {policy.axis} or len(value.shape) >= policy.dim + 2 or value.short:
+        return False
+    return torch.promote_types(value.local.dtype, dtype) == dtype != value.local.dtype
 
 
 rule(aten.add.Tensor, aten.sub.Tensor)(added)
@@ -149,6 +162,7 @@ _POINTWISE = [
 ]
 # fmt: on
 _NOT_POINTWISE = ("out",)
+_WITH_KERNELS = (aten.silu_backward.default,)  # made of others only where there is no kernel
 
 
 def _register() -> None:
@@ -162,7 +176,7 @@ def _register() -> None:
 
 def _add(operator: OpOverload) -> None:
     takes_tensor = any(str(argument.type) == "Tensor" for argument in operator._schema.arguments)
-    if takes_tensor and operator not in _TAKEN and not is_composite(operator):
+    if takes_tensor and operator not in _TAKEN and (operator in _WITH_KERNELS or not is_composite(operator)):
         rule(operator)(pointwise)
 
 
