@@ -98,7 +98,8 @@ class Shapes:
         def run(copied: Any, example: Any) -> None:
             free_outer_modules(copied.model, self._cut.blocks)
             found.clear()
-            self._run(copied.model, example, found)
+            with copied.precision.forward(copied.model, self._device):
+                self._run(copied.model, example, found)
 
         with suppress(_Enough):
             trace(self._whole.train(training), dict(batch), forward=run)

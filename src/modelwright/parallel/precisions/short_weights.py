@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from modelwright.parallel.holdings import owned
 from modelwright.parallel.precisions.full import Full
 
 
@@ -20,7 +22,14 @@ class Bf16Weights(Full):
     The parameters of the State are the masters: gradients are summed in them, in float32, and the optimizer moves
     them. Against ``bf16`` this saves activations and the casts of every operator; norms, residual stream and
     embeddings are then short as well. Batch norms keep their own type, as torch's kernels want it.
+
+    What the layout shard has divided, torch gathers in bfloat16: that is left to it.
+
+    Attributes:
+        dtype: of the copies.
     """
+
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
 
     def __init__(self) -> None:
         self._active = False
@@ -36,8 +45,9 @@ class Bf16Weights(Full):
             yield
             return
         # The copies are part of the graph: their gradients arrive at the masters, where hooks and optimizers wait.
-        places = list(_places(model))
-        short = {parameter: parameter.to(torch.bfloat16) for _, _, parameter in places}
+        places = list(self._places(model))
+        with torch._C.DisableTorchFunction():  # of what is divided the copy is this rank's piece, too
+            short = {parameter: self._copy(parameter) for _, _, parameter in places}
         for module, name, parameter in places:
             module._parameters[name] = short[parameter]  # type: ignore[assignment]
         self._active = True
@@ -48,18 +58,32 @@ class Bf16Weights(Full):
             for module, name, parameter in places:
                 module._parameters[name] = parameter
 
+    def _places(self, model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                continue
+            for name, parameter in module._parameters.items():
+                if parameter is not None and self._to_shorten(parameter):
+                    yield module, name, parameter
+
+    def _to_shorten(self, parameter: nn.Parameter) -> bool:
+        return parameter.is_floating_point() and parameter.dtype != self.dtype and not isinstance(parameter, DTensor)
+
+    def _copy(self, parameter: nn.Parameter) -> Tensor:
+        if not owned(parameter):  # it stands in for what another rank holds
+            return parameter.new_zeros((), dtype=self.dtype).expand(parameter.shape)
+        copy = parameter.to(self.dtype)
+        vars(copy).update(vars(parameter))  # how it is divided
+        return copy
+
     def _short_inputs(self, module: nn.Module, positional: Any, named: Any) -> Any:
-        return (tree_map(_shortened, positional), tree_map(_shortened, named)) if self._active else None
+        return tree_map(self._shortened, (positional, named)) if self._active else None
+
+    def _shortened(self, value: Any) -> Any:
+        return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _places(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            continue
-        for name, parameter in module._parameters.items():
-            if parameter is not None and parameter.is_floating_point():
-                yield module, name, parameter
-
-
-def _shortened(value: Any) -> Any:
-    return value.to(torch.bfloat16) if isinstance(value, Tensor) and value.is_floating_point() else value
+def lengthy(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that keep their own type."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return {parameter for norm in norms for parameter in norm.parameters(recurse=False)}
