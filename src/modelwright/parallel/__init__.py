@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from modelwright.base.group import Group, Work
     from modelwright.base.world import Mesh
+    from modelwright.parallel.draft import Draft
     from modelwright.parallel.exchanges.contents import Contents
 
 LAYOUTS = Family(
@@ -191,9 +192,15 @@ class Layout(Protocol):
     def apply(self, program: Program, mesh: Mesh) -> Program:
         """The program as this rank runs it."""
 
+    def sketch(self, draft: Draft) -> Draft:
+        """What the layout makes of a step that has neither weights nor other ranks, after the layouts before it."""
+
 
 class ExchangeTechnique(Protocol):
-    """The configuration of an exchange."""
+    """The configuration of an exchange.
+
+    A class attribute ``alike = True`` says that every rank sends as many bytes as the others.
+    """
 
     def build(self, group: Group) -> Exchange:
         """The exchange over a group of replicas."""

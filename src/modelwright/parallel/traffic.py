@@ -76,14 +76,14 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if function.namespace == "c10d":
-            self._note(function._opname, args, dict(kwargs or {}))
         for kind in types:  # a tensor that communicates within an operator is seen doing it
             if kind.__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl:
                 with self:
                     result = kind.__torch_dispatch__(function, types, args, dict(kwargs or {}))
                 if result is not NotImplemented:
                     return result
+        if function.namespace == "c10d":
+            self._note(function._opname, args, dict(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
     def _note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

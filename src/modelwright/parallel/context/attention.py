@@ -23,6 +23,7 @@ from modelwright.base.group import Group
 from modelwright.parallel.context.kernels import Found, Gradients, Sight, kernel_for
 from modelwright.parallel.context.moves import Passing, gathered, rearranged, sum_scattered
 from modelwright.parallel.context.places import Places, diagonal, hidden
+from modelwright.parallel.dry import DryGroup
 
 Way = Literal["ring", "all-gather"]
 
@@ -111,6 +112,8 @@ class _Plan:
 
     def blocks(self, source: int, mask: Tensor | None) -> Iterator[tuple[slice, slice, Sight, slice]]:
         """This rank's blocks with the keys of ``source``: where in both memories, what is seen, where in time."""
+        if isinstance(self.group, DryGroup):
+            return
         for rows, queries in self.asked.runs(self.group.rank):
             for columns, keys in self.read.runs(source):
                 if self.causal and hidden(queries, keys):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modelwright.base.group import Group, Work
 from modelwright.parallel.context.places import Places
+from modelwright.parallel.dry import DryGroup
 
 # Their newer names, where torch knows them already: there the older ones warn.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -19,6 +20,8 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_ten
 
 def gathered(piece: Tensor, group: Group) -> Tensor:
     """Every rank's ``piece``, ``[ranks, *shape]``."""
+    if isinstance(group, DryGroup):
+        return group.all_gather(piece)
     pieces = piece.new_empty((group.size, *piece.shape))
     if group.size == 1:
         return pieces.copy_(piece.unsqueeze(0))
@@ -31,6 +34,8 @@ def sum_scattered(pieces: Tensor, group: Group) -> Tensor:
     """Of ``pieces [ranks, *shape]`` this rank's one, summed over the ranks."""
     if group.size == 1:
         return pieces[0]
+    if isinstance(group, DryGroup):
+        return group.reduce_scatter(pieces)
     total = torch.empty_like(pieces[0])
     _reduce_scatter(total.view(-1), pieces.contiguous().view(-1), group=group.process_group)
     group.traffic.sent += (group.size - 1) * total.nbytes

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class Synchronous:
         compression: what travels in place of the whole gradients.
     """
 
+    alike: ClassVar[bool] = True  # every rank sends as many bytes
     bucket: Bytes = 25_000_000
     compression: Annotated[object, COMPRESSIONS] = field(default_factory=NoCompression)
 

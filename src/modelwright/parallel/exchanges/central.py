@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from modelwright.parallel.exchanges.pieces import shortened
 @dataclass(frozen=True, kw_only=True)
 class Central(Synchronous):
     """Synchronous data parallelism by way of one rank; the way there is hidden by the backward."""
+
+    alike: ClassVar[bool] = False
 
     def reduction(self, group: Group) -> Reduction:
         """Over ``group``."""

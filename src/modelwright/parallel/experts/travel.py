@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modelwright.base.group import Group
 from modelwright.models.experts import Compute, in_order
+from modelwright.parallel.dry import DryGroup
 
 
 class Travel:
@@ -30,6 +31,10 @@ class Travel:
     def __call__(self, rows: Tensor, sizes: Tensor, compute: Compute) -> Tensor:
         """``rows [rows, width]`` in the order of all experts, ``sizes [experts]`` -> the same shape."""
         leaving = sizes.view(self.group.size, -1)
+        if isinstance(self.group, DryGroup):
+            self.group.all_to_all(leaving)  # the numbers of rows
+            there: Tensor = _Dry.apply(rows, self.group)  # type: ignore[no-untyped-call]
+            return _Dry.apply(compute(there, leaving.sum(0)), self.group)  # type: ignore[no-any-return, no-untyped-call]
         if rows.is_meta:  # nobody knows: as many come as leave
             return compute(rows, leaving.sum(0))
         coming = torch.empty_like(leaving)  # [ranks, experts held here]
@@ -66,6 +71,19 @@ class _Exchanged(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         out, back, group = ctx.counts
         return _moved(gradient, back, out, group), None, None, None
+
+
+class _Dry(torch.autograd.Function):
+    """As many rows come as leave, evenly to and from all ranks; gradients go the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, group: DryGroup) -> Tensor:
+        ctx.group = group
+        return group.all_to_all(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.group.all_to_all(gradient), None
 
 
 def _moved(rows: Tensor, out: list[int], back: list[int], group: Group) -> Tensor:

@@ -15,6 +15,7 @@ from modelwright.base.world import Mesh
 from modelwright.parallel.divided import Axes, Division, Factor, dividing, piece, whole
 from modelwright.parallel.divided.division import axes_of, dim_of
 from modelwright.parallel.divided.rules.attention import attending
+from modelwright.parallel.draft import Draft
 
 _TIME = 1  # of [batch, time, ...]
 _HEIGHT = 2  # of images [batch, channels, height, width]
@@ -43,7 +44,9 @@ class Context:
     def __post_init__(self) -> None:
         if self.attention not in ("ring", "all-gather"):
             raise ModelwrightError(
-                f"context: attention is ring or all-gather, not {self.attention!r}", where="plan.context.attention"
+                f"context: attention is ring or all-gather, not {self.attention!r}",
+                where="plan.layout.context.attention",
+                remedy="ring sends less at a time; all-gather collects first",
             )
 
     @contextmanager
@@ -62,6 +65,11 @@ class Context:
         """Inside, attention over divided time travels as is configured here."""
         with attending(self.attention, balanced=self.balanced):
             yield
+
+    def sketch(self, draft: Draft) -> Draft:
+        """Let the draft's model compute with divided inputs."""
+        draft.surroundings += [dividing_inputs, lambda model, axes: self.attending()]
+        return draft
 
 
 @contextmanager

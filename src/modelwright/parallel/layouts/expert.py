@@ -9,7 +9,8 @@ from torch import nn
 
 from modelwright.base.world import Mesh
 from modelwright.parallel import Exchange, ExchangeTechnique
-from modelwright.parallel.experts import apply
+from modelwright.parallel.draft import REPLICAS, Draft
+from modelwright.parallel.experts import apply, expert_parameters
 from modelwright.parallel.experts.exchange import exchanges
 from modelwright.parallel.experts.program import ExpertProgram
 from modelwright.parallel.program import LocalProgram
@@ -39,6 +40,18 @@ class Expert:
         program.held.divide(apply(program.model, group))
         program.in_step = True
         return ExpertProgram(program, group) if type(program) is LocalProgram else program
+
+    def sketch(self, draft: Draft) -> Draft:
+        """Leave of the draft's experts a rank's share; tokens are taken to choose all of them equally often.
+
+        Raises:
+            ModelwrightError: there are no experts, or they cannot be shared out evenly.
+        """
+        draft.experts = draft.group((self.axis,))
+        apply(draft.model, draft.experts)
+        spread = set(expert_parameters(draft.model))
+        draft.hold(lambda name: REPLICAS if name in spread else (*REPLICAS, self.axis))
+        return draft
 
     def connect(
         self,

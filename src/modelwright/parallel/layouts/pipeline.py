@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.world import Mesh
 from modelwright.objectives.packing import borders as told_documents
+from modelwright.parallel.draft import Draft, Held, Spot, Stages
 from modelwright.parallel.pipeline.analysis import Analysis, analyse, cut
 from modelwright.parallel.pipeline.balance import split, table
 from modelwright.parallel.pipeline.program import PipelinedProgram, Place
 from modelwright.parallel.pipeline.schedules import check_micro_batches, placement, stages_per_rank
 from modelwright.parallel.pipeline.shapes import Shapes
+from modelwright.parallel.precisions.full import Full
 from modelwright.parallel.program import LocalProgram
 
 Schedule = Literal[
@@ -115,6 +118,49 @@ class Pipeline:
         return PipelinedProgram(
             program, Place(cut=found, shapes=shapes, group=group, ranks=ranks, schedule=self.schedule)
         )
+
+    def sketch(self, draft: Draft) -> Draft:
+        """Leave to each rank the parameters of its stages, and let activations and their gradients travel.
+
+        Raises:
+            ModelwrightError: the model cannot be cut, or the schedule cannot arrange so many micro-batches.
+        """
+        ranks = draft.sizes[self.axis]
+        self.check(ranks, draft.rounds)
+        analysis = analyse(draft.model, draft.objective, draft.example)
+        found = cut(analysis, self.borders(analysis, ranks))
+        shapes = Shapes(draft.model, draft.objective, Full(), found, torch.device("cpu"))
+        draft.stages = Stages(
+            cut=found,
+            ranks=placement(self.schedule, ranks, found.stages),
+            schedule=self.schedule,
+            shapes=shapes.of(draft.example, draft.model.training),
+        )
+        draft.held = _held_by(draft, draft.stages, self.axis)
+        _passed_on(draft, draft.stages, self.axis)
+        return draft
+
+
+def _passed_on(draft: Draft, stages: Stages, axis: str) -> None:
+    """Activations from each stage to the next, and gradients back, where these are on different ranks."""
+    for stage, (rank, following) in enumerate(pairwise(stages.ranks)):
+        shapes = [stages.shapes[leaf] for leaf in stages.cut.received[stage + 1]]
+        if rank == following:
+            continue
+        for sender, travelling in ((rank, shapes), (following, [each for each in shapes if each[1].is_floating_point])):
+            size = sum(shape.numel() * dtype.itemsize for shape, dtype in travelling)
+            draft.send("send", (axis,), draft.rounds * size, ((axis, sender),))
+
+
+def _held_by(draft: Draft, stages: Stages, axis: str) -> dict[Spot, list[Held]]:
+    """What each rank's stages need."""
+    found: dict[Spot, list[Held]] = {((axis, rank),): [] for rank in sorted(set(stages.ranks))}
+    (everything,) = draft.held.values()
+    for each in everything:
+        ranks = tuple(sorted({stages.ranks[stage] for stage in stages.cut.holders[each.name]}))
+        for rank in ranks:
+            found[(axis, rank),].append(replace(each, stages=ranks if len(ranks) > 1 else ()))
+    return found
 
 
 def _tell(analysis: Analysis, borders: tuple[int, ...], ranks: tuple[int, ...], schedule: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from torch import nn
 
@@ -14,7 +14,10 @@ from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.base.world import Mesh
 from modelwright.parallel import COMPRESSIONS, EXCHANGES, Exchange, ExchangeTechnique
+from modelwright.parallel.draft import Draft, Held
+from modelwright.parallel.dry import Bytes
 from modelwright.parallel.exchanges.all_reduce import AllReduce
+from modelwright.parallel.exchanges.dry import exchanged
 from modelwright.parallel.holdings import owned
 from modelwright.parallel.program import LocalProgram
 
@@ -47,6 +50,18 @@ class Replicate:
         self.connect(program, group)
         return program
 
+    def sketch(self, draft: Draft) -> Draft:
+        """Sum each gradient over the axes over which it still is to be summed."""
+        known: dict[Any, Mapping[str, Bytes]] = {}
+        for spot, held in draft.parts():
+            for over, parameters in _by_axes(draft, held).items():
+                key = (over, *((parameter.shape, parameter.dtype) for parameter in parameters))
+                if key not in known:
+                    known[key] = exchanged(cast(ExchangeTechnique, self.exchange), parameters, draft.group(over))
+                for kind, sizes in known[key].items():
+                    draft.send(kind, over, sizes, spot)
+        return draft
+
     def connect(self, program: LocalProgram, group: Group) -> None:
         """Let the gradients of the program be summed over ``group``."""
 
@@ -56,6 +71,14 @@ class Replicate:
             return exchange
 
         program.connect(build)
+
+
+def _by_axes(draft: Draft, held: Sequence[Held]) -> dict[tuple[str, ...], list[nn.Parameter]]:
+    found: dict[tuple[str, ...], list[nn.Parameter]] = {}
+    for each in held:
+        if over := draft.along(each.over):
+            found.setdefault(over, []).append(each.parameter)
+    return found
 
 
 def equalise(model: nn.Module, group: Group) -> None:

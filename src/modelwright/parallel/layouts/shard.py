@@ -11,22 +11,22 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.utils._pytree import tree_map
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.group import Group
 from modelwright.base.world import Mesh
+from modelwright.parallel.draft import REPLICAS, Draft
 from modelwright.parallel.experts import expert_parameters
 from modelwright.parallel.layouts.replicate import equalise
 from modelwright.parallel.norm import divided_norm
 from modelwright.parallel.pipeline.program import PipelinedProgram
-from modelwright.parallel.precisions.full import Full
-from modelwright.parallel.precisions.short_weights import Bf16Weights
+from modelwright.parallel.precisions.short_weights import Bf16Weights, lengthy
 from modelwright.parallel.program import LocalProgram
 from modelwright.parallel.sharding.exchange import ShardExchange
 from modelwright.parallel.sharding.parameters import ShardedParameter, sharded_parameters
 from modelwright.parallel.sharding.program import ShardedProgram, Sharding, Whole
+from modelwright.parallel.sharding.shares import Way, share_out
 from modelwright.parallel.sharding.stages import ShardedStages
 from modelwright.parallel.sharding.units import Units, units
 from modelwright.parallel.sharding.usage import Usage, own_outputs
@@ -60,9 +60,17 @@ class Shard:
 
     def __post_init__(self) -> None:
         if self.stage not in (1, 2, 3):
-            raise ModelwrightError(f"shard: stage is 1, 2 or 3, not {self.stage!r}", where="plan.layout.shard")
+            raise ModelwrightError(
+                f"shard: stage is 1, 2 or 3, not {self.stage!r}",
+                where="plan.layout.shard.stage",
+                remedy="3 divides moments, gradients and parameters; 2 moments and gradients; 1 moments only",
+            )
         if self.prefetch < 0:
-            raise ModelwrightError(f"shard: prefetch is at least 0, not {self.prefetch}", where="plan.layout.shard")
+            raise ModelwrightError(
+                f"shard: prefetch is at least 0, not {self.prefetch}",
+                where="plan.layout.shard.prefetch",
+                remedy="leave it out, or give the blocks that are gathered ahead",
+            )
 
     def apply(
         self, program: LocalProgram, mesh: Mesh, replicas: Sequence[str] = ("replicate", "context")
@@ -91,6 +99,19 @@ class Shard:
             return shard(program, replace(self, stage=min(self.stage, 2)), ranks)
         return shard(program, self, ranks)
 
+    def sketch(self, draft: Draft, replicas: Sequence[str] = REPLICAS) -> Draft:
+        """Leave to each rank its rows of what it keeps; they are gathered, and gradients summed and scattered.
+
+        Args:
+            draft: with what was kept before.
+            replicas: axes along which torch also sums gradients; see :meth:`apply`.
+        """
+        stage = min(self.stage, 2) if draft.stages is not None else self.stage
+        before, draft.held = draft.held, {}
+        for spot, held in before.items():
+            share_out(draft, spot, held, _experts(draft.model), Way(self.axis, stage, replicas))
+        return draft
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
@@ -113,20 +134,18 @@ def shard(program: LocalProgram, technique: Shard, ranks: Ranks) -> LocalProgram
     """Divide a program's parameters among ranks; a collective of them and their replicas."""
     model, group = program.model, ranks.group
     equalise(model, ranks.everyone)
-    short = isinstance(program.precision, Bf16Weights)
-    if short:
-        program.precision = _ShortInputs()
-        program.precision.convert(model)
+    short = program.precision.dtype if isinstance(program.precision, Bf16Weights) else None
     _mark(program)
     absent = program.held.stand_ins()
-    found, notes = units(model, absent, _experts(model) - absent), _notes(model)
+    kept = (_experts(model) if short is None else _experts(model) | lengthy(model)) - absent
+    found, notes = units(model, absent, kept), _notes(model)
     mesh = _device_mesh(group, ranks.replicas, program.device)
-    root = _sharded(model, found, technique, mesh, absent, short=short)
+    root = _sharded(model, found, technique, mesh, absent, short)
     holdings = sharded_parameters(model, found.whole, program.held.part, group, absent)
     members = _members(root, found.blocks, holdings)
     _carry(notes, members)
     _prefetch(root, found.blocks, technique.prefetch)
-    usage = Usage(cast(nn.Module, root), members, holdings, wide=short)
+    usage = Usage(cast(nn.Module, root), members, holdings, wide=short is not None)
     exchange = ShardExchange(
         root, holdings, usage, ranks.everyone, ranks.together, stage=technique.stage, host=_host(ranks.everyone)
     )
@@ -145,7 +164,12 @@ def _experts(model: nn.Module) -> set[nn.Parameter]:
 
 
 def _sharded(
-    model: nn.Module, found: Units, technique: Shard, mesh: DeviceMesh, absent: set[nn.Parameter], *, short: bool
+    model: nn.Module,
+    found: Units,
+    technique: Shard,
+    mesh: DeviceMesh,
+    absent: set[nn.Parameter],
+    short: torch.dtype | None,
 ) -> FSDPModule:
     options: dict[str, Any] = {
         "mesh": mesh,
@@ -167,10 +191,11 @@ def _sharded(
     return root
 
 
-def _policy(short: bool) -> MixedPrecisionPolicy:
-    if not short:
+def _policy(short: torch.dtype | None) -> MixedPrecisionPolicy:
+    """Parameters are gathered in the type ``short``, if any; gradients are summed in that of the masters."""
+    if short is None:
         return MixedPrecisionPolicy(cast_forward_inputs=False)
-    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    return MixedPrecisionPolicy(param_dtype=short, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def _offloading(technique: Shard, device: str) -> OffloadPolicy:
@@ -246,19 +271,3 @@ def _prefetch(root: FSDPModule, blocks: Sequence[nn.Module], ahead: int) -> None
     for place, block in enumerate(line):
         block.set_modules_to_forward_prefetch(line[place + 1 : place + 1 + ahead])
         block.set_modules_to_backward_prefetch(line[max(place - ahead, 0) : place][::-1])
-
-
-class _ShortInputs(Full):
-    """``bf16-weights`` where parameters are gathered in bfloat16: their float32 pieces are the masters."""
-
-    def convert(self, model: nn.Module) -> None:
-        """Let the model take its floating inputs in bfloat16."""
-        model.register_forward_pre_hook(_shorten, with_kwargs=True)
-
-
-def _shorten(module: nn.Module, positional: Any, named: Any) -> Any:
-    return tree_map(_short, positional), tree_map(_short, named)
-
-
-def _short(value: Any) -> Any:
-    return value.to(torch.bfloat16) if isinstance(value, torch.Tensor) and value.is_floating_point() else value

@@ -11,8 +11,9 @@ from torch import nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.world import Mesh
-from modelwright.graph import Graph
+from modelwright.graph import Graph, trace
 from modelwright.parallel.divided import Axes, Division, Sequence, whole
+from modelwright.parallel.draft import Draft
 from modelwright.parallel.parts import Part
 from modelwright.parallel.tensor import Decision, derive
 
@@ -48,7 +49,23 @@ class Tensor:
 
     def axes(self, mesh: Mesh) -> Axes:
         """What divided tensors of a mesh compute with."""
-        return Axes.of(mesh, sequence=Sequence(self.axis, 1) if self.sequence else None)
+        return Axes.of(mesh, sequence=self._scattering)
+
+    def sketch(self, draft: Draft) -> Draft:
+        """Leave of the draft's parameters the first rank's pieces; all ranks have pieces of the same size.
+
+        Raises:
+            ModelwrightError: the model cannot be traced.
+        """
+        objective = draft.objective
+        graph = trace(draft.model, draft.example, forward=objective.forward, loss=objective.loss)
+        draft.divisions = divide(draft.model, self.decide(graph, draft.sizes[self.axis]), 0).divisions
+        draft.sequence = self._scattering
+        return draft
+
+    @property
+    def _scattering(self) -> Sequence | None:
+        return Sequence(self.axis, 1) if self.sequence else None
 
 
 @dataclass(frozen=True)
