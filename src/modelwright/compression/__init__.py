@@ -1,0 +1,1 @@
+"""Compression: smaller and faster models, each step with a record of what it changed."""
