@@ -66,10 +66,13 @@ class Holdings:
         return {p for name, p in named if name in self.absent} - {p for name, p in named if name not in self.absent}
 
     def names(self) -> dict[nn.Parameter, str]:
-        """Each parameter's logical name; a tied one has the first of its names, whichever this rank knows it by."""
+        """Each parameter's logical name, in the model's order, by which gradients are sent while others are computed.
+
+        A tied one has the first of its names, whichever this rank knows it by.
+        """
         with self.local():
             found = list(self.model.named_parameters(remove_duplicate=False))
-        return {parameter: self._first[name] for name, parameter in reversed(found) if name not in self.absent}
+        return {parameter: self._first[name] for name, parameter in found if name not in self.absent}
 
     def first_name(self, name: str) -> str:
         """Of a tied tensor the first of its names."""
