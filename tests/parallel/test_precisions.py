@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.world import run_world
 from torch import Tensor, nn
 from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.world import Mesh, arranged
 from modelwright.objectives.classification import Classification
 from modelwright.objectives.next_token import NextToken
 from modelwright.parallel import PRECISIONS
+from modelwright.parallel.layouts.shard import Shard
 from modelwright.parallel.precisions.fp8 import Fp8
 from modelwright.parallel.program import LocalProgram
 
@@ -101,6 +104,42 @@ def test_bf16_weights_take_floating_inputs_and_leave_batch_norms_alone() -> None
     assert model[1].running_mean.dtype == torch.float32
     assert bool(model[1].running_mean.any())
     assert model(batch["inputs"]).dtype == torch.float32  # outside of a step the model is as the user left it
+
+
+class Gain(nn.Module):
+    """A parameter of no dims, which no layout divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain
+
+
+def sharded_gradients(mesh: Mesh) -> list[bool]:
+    """Of each parameter whether the sum over ranks with the same samples is that of two such micro-batches, here."""
+    batch = {"inputs": torch.linspace(-2, 3, 20).sin().view(5, 4), "targets": torch.arange(5) % 3}
+    programs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), Gain(), nn.Linear(6, 3))
+        programs.append(LocalProgram(model, Classification(), device=CPU, precision="bf16-weights"))
+    one, sharded = programs[0], Shard().apply(programs[1], arranged(mesh, {"shard": 2}))
+    counts = one.counts([batch, batch])
+    one.forward_backward([batch, batch], counts)
+    sharded.forward_backward([batch], counts)
+    sharded.exchange.before_step()
+    whole = {name: parameter.grad for parameter, name in one.held.names().items()}
+    return [
+        torch.equal(parameter.grad, sharded.held.part(name).take(whole[name]))
+        for parameter, name in sharded.held.names().items()
+    ]
+
+
+def test_bf16_weights_are_the_same_where_they_are_sharded() -> None:
+    """Batch norms and scalars, which torch would gather in bfloat16 or leave in float32, among them."""
+    assert run_world("tests.parallel.test_precisions:sharded_gradients", 2) == [[True] * 7] * 2
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])

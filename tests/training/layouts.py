@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelwright.base.events import Event, listening
 from modelwright.base.plan import Plan
 from modelwright.base.world import Mesh
 from modelwright.data import Splits
@@ -17,8 +18,10 @@ from modelwright.models.gpt import GPT
 from modelwright.objectives.next_token import NextToken
 from modelwright.optim.adamw import AdamW
 from modelwright.optim.averages.ema import Ema
+from modelwright.optim.scaling import DynamicScale
 from modelwright.optim.sgd import SGD
 from modelwright.parallel.exchanges.none import NoExchange
+from modelwright.parallel.precisions.short_weights import Bf16Weights
 from modelwright.parallel.program import local_norm
 from modelwright.training import checkpoints
 from modelwright.training.prepared import Prepared
@@ -26,6 +29,8 @@ from modelwright.training.settings import Budget
 from modelwright.training.training import Training
 
 BATCH, TIME, VOCABULARY, STEPS = 8, 8, 24, 3
+# Far above what float16 holds, so twice it overflows; then it is far below, whatever order sums are taken in.
+SCALE = DynamicScale(initial=2.0**31, backoff=2.0**-8, interval=2)
 # With the usual eps Adam makes whole steps of gradients that are rounding noise.
 OPTIMIZERS = {"adamw": AdamW(lr=0.01, eps=1e-6, weight_decay=0.1), "sgd": SGD(lr=0.1, momentum=0.9)}
 
@@ -65,9 +70,17 @@ def prepared(
     exchange: str = "all-reduce",
     model: dict[str, Any] | None = None,
     even: bool = False,
+    steps: int = STEPS,
+    short: str = "bfloat16",
     fault: str = "",
 ) -> Prepared:
-    """The training on this rank; ``fault`` names something that it gets wrong."""
+    """The training on this rank.
+
+    Args:
+        short: type of the copies in bf16-weights; with a longer one than that of the masters there is no rounding.
+        fault: names something that it gets wrong.
+    """
+    Bf16Weights.dtype = getattr(torch, short)
     data = texts(even=even)
     training = Training(
         model=gpt(**(model or {})).to(getattr(torch, dtype)),
@@ -78,7 +91,8 @@ def prepared(
         seed=3,
         clip=clip,
         averaging=Ema(decay=0.5) if average else None,
-        budget=Budget(steps=STEPS),
+        loss_scale=SCALE,
+        budget=Budget(steps=steps),
     )
     plan = Plan(
         workers=mesh.size,
@@ -89,7 +103,7 @@ def prepared(
         recompute=recompute,
         offload=offload,
         exchange=exchange,
-        steps=STEPS,
+        steps=steps,
     )
     made = Prepared(training, plan, mesh)
     if fault:
@@ -126,21 +140,29 @@ class Outcome:
     """What a training left behind.
 
     Attributes:
-        steps: loss and gradient norm of each step.
+        steps: loss and gradient norm of each step that was applied.
+        told: what events said of steps that were left out and of the loss scale; of each step whether it was left
+            out, and the scale after it, which are the same on every rank.
         scores: held-out loss and metrics.
         saved: whole tensors by file and name, on rank 0.
+        proportional: whether updates are in proportion to gradients, so that rounding does not grow.
     """
 
     steps: Tensor
+    told: list[Any]
     scores: dict[str, float]
     saved: dict[str, Tensor]
+    proportional: bool
 
     def distance(self, other: Outcome) -> float:
-        """The largest difference, relative to the largest number beside it; in float32 of losses and norms alone."""
+        """The largest difference, relative to the largest number beside it.
+
+        Of what is saved too, but in float32 where rounding grows, as in Adam's first steps.
+        """
         pairs = [(self.steps, other.steps), (_tensor(self.scores), _tensor(other.scores))]
-        if self.saved.keys() != other.saved.keys():
+        if self.saved.keys() != other.saved.keys() or self.told != other.told:
             return float("inf")
-        if any(tensor.dtype == torch.float64 for tensor in self.saved.values()):
+        if self.proportional or any(tensor.dtype == torch.float64 for tensor in self.saved.values()):
             pairs += [(tensor, other.saved[name]) for name, tensor in self.saved.items()]
         return max(_apart(one.double(), two.double()) for one, two in pairs)
 
@@ -148,11 +170,28 @@ class Outcome:
 def outcome(mesh: Mesh, folder: Path, **arguments: Any) -> Outcome:
     """Train, evaluate and save."""
     made = prepared(mesh, **arguments)
-    steps = [(step.loss({}), step.gradient_norm) for step in made.steps(lambda: False)]
+    events: list[Event] = []
+    with listening(events.append):
+        taken = [(step.loss({}), step.gradient_norm, step.masked, _scale(made)) for step in made.steps(lambda: False)]
+    told = [event.message for event in events if event.kind in ("step-masked", "loss-scale")]
+    ranks = made.group.gather([[masked, scale] for _, _, masked, scale in taken])
+    assert all(rank == ranks[0] for rank in ranks), ranks
+    steps = [(loss, norm) for loss, norm, masked, _ in taken if not masked]
     scores = made.evaluate(whole=True)
     assert scores is not None
     path = checkpoints.save(made.state, folder, made.group, 9, made.weights)
-    return Outcome(torch.tensor(steps, dtype=torch.float64), scores, read(path) if mesh.rank == 0 else {})
+    return Outcome(
+        steps=torch.tensor(steps, dtype=torch.float64),
+        told=[told, ranks[0]],
+        scores=scores,
+        saved=read(path) if mesh.rank == 0 else {},
+        proportional=arguments.get("optimizer") == "sgd",
+    )
+
+
+def _scale(made: Prepared) -> float:
+    scale = made.updates[0].scale
+    return 1.0 if scale is None else scale.value
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -173,6 +212,8 @@ def reloaded(mesh: Mesh, folder: Path, again: Path, **arguments: Any) -> bool:
     if mesh.rank > 0:
         return True
     first, second = read(loaded), read(path)
+    if (loaded / "state.json").read_text() != (path / "state.json").read_text():
+        return False
     return first.keys() == second.keys() and all(
         first[name].numpy().tobytes() == second[name].numpy().tobytes() for name in first
     )
@@ -230,22 +271,29 @@ FOUR: list[dict[str, Any]] = [
     {"layout": {"pipeline": 2, "expert": 2}, "model": {"experts": 4, "hidden": 8}},
     {"layout": {"shard": 2, "expert": 2}, "model": {"experts": 4, "hidden": 8}},
 ]
+FP16: dict[str, Any] = {"dtype": "float32", "precision": "fp16", "optimizer": "sgd", "steps": 5}
+SHORT: dict[str, Any] = {"dtype": "float32", "precision": "bf16-weights", "optimizer": "sgd"}
+COPIES: dict[str, Any] = {**SHORT, "short": "float64", "recompute": "full", "average": True}
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"micro_batch": 1, "optimizer": "sgd", "clip": None, "model": {"tied_embeddings": False}},
     {"dtype": "float32", "average": True, "recompute": "full"},
     {"dtype": "float32", "precision": "bf16", "micro_batch": 4},
     {"even": True, "model": {"kv_heads": 2, "activation": "gelu"}, "offload": "moments"},
+    FP16,
+    SHORT,
+    COPIES,
 ]
 """Accumulation, unequal targets, tied weights, averages, optimizers, recomputation, number formats."""
 
 
 def matrix(layouts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every layout in every variant that makes sense in it."""
-    return [_with(layout, variant) for layout in layouts for variant in VARIANTS]
+    return [with_variant(layout, variant) for layout in layouts for variant in VARIANTS]
 
 
-def _with(layout: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
+def with_variant(layout: dict[str, Any], variant: dict[str, Any]) -> dict[str, Any]:
+    """A layout in a variant of the training, as far as it makes sense there."""
     model = {**layout.get("model", {}), **variant.get("model", {})}
     case = {**variant, **layout, "model": model}
     if "shard" in case["layout"]:  # which has a setting of its own

@@ -95,15 +95,8 @@ def _compiled(product: Product) -> Iterator[ModelwrightError]:
 
 
 def _precision(product: Product) -> Iterator[ModelwrightError]:
-    divided = product.has("tensor", "context", "pipeline", "expert")
-    if product.precision in ("fp8", "bf16-weights") and divided:
-        yield _refusal(
-            f"precision {product.precision} changes the weights that the layout {divided} divides",
-            "plan.precision",
-            "choose bf16",
-        )
-    elif product.precision == "fp8" and product.has("shard"):
-        yield _refusal("precision fp8 has not been proved with the layout shard", "plan.precision", "choose bf16")
+    if product.precision == "fp8" and (divided := product.has("shard", "tensor", "context", "pipeline", "expert")):
+        yield _refusal(f"precision fp8 has not been proved with the layout {divided}", "plan.precision", "choose bf16")
 
 
 def _compression(product: Product) -> Iterator[ModelwrightError]:
