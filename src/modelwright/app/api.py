@@ -22,7 +22,7 @@ from modelwright.app.reporting import report_or_say
 from modelwright.app.session import logged, run_training
 from modelwright.app.stopping import stop_requested
 from modelwright.app.worker import planned
-from modelwright.base.axes import data_ranks, resized
+from modelwright.base.axes import fitted, resized
 from modelwright.base.detect import detect
 from modelwright.base.errors import ModelwrightError, Stopped
 from modelwright.base.events import emit, listening
@@ -361,7 +361,7 @@ def _in_this_world(plan: Plan, training: Training, mesh: Mesh) -> Plan:
         plan,
         workers=mesh.size,
         layout=layout,
-        micro_batch=min(plan.micro_batch, -(-training.batch // data_ranks(layout))),
+        micro_batch=fitted(plan.micro_batch, layout, training.batch),
         prediction=None,
         reasons={"workers": told},
     )

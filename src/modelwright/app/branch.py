@@ -18,6 +18,7 @@ from modelwright.app.display import announce_plan, announce_run, speaker
 from modelwright.app.extending import Place, check_mean, check_patience, place_of, seam, total_steps
 from modelwright.app.inheriting import inherit, place_is_lost
 from modelwright.app.kept import kept_checkpoint
+from modelwright.app.layout import check_laid_out
 from modelwright.app.located import located
 from modelwright.app.placing import PRELOAD
 from modelwright.app.replan import fields_of, revised, whole_plan
@@ -36,10 +37,9 @@ from modelwright.launch import Warm
 from modelwright.models.attention import attention_kernels
 from modelwright.recipe import Loaded, Recipe, load, load_recipe, to_yaml
 from modelwright.recipe.changes import Change, below, changes, told
-from modelwright.recipe.own import build_objective, optimizers_of
+from modelwright.recipe.own import build_objective
 from modelwright.runs import Run, locked, remove
 from modelwright.training import checkpoints
-from modelwright.training.checking import check_layout
 from modelwright.training.prepared import Prepared
 from modelwright.training.training import Training
 
@@ -137,6 +137,7 @@ def _begun(run: Run, parent: Run, checkpoint: Path, recipe: Recipe, found: Seque
     model = check_model(replace(recipe, initial={}, freeze=()), training.data)
     check_techniques(recipe, model, detect())
     plan = _planned(parent, recipe, training, place, found)
+    check_laid_out(plan, recipe, model, training.data)
     prepared = Prepared(training, _alone(plan, recipe.batch), _here(plan))
     for lost in inherit(prepared, checkpoint, found):
         emit("branch-dropped", f"what does not go on from the parent: {lost}", level="warning", step=place.step)
@@ -178,7 +179,6 @@ def _planned(parent: Run, recipe: Recipe, training: Training, place: Place, foun
     if not any(below(change.path, ("averaging",)) for change in found):
         check_mean(recipe, place, plan.steps, total, str(parent.path))
     new = revised(plan, recipe.plan, fields, batch=recipe.batch, cluster=detect(), kernels=kernels)
-    check_layout(new, batch=recipe.batch, optimizers=optimizers_of(recipe))
     return replace(new, steps=total, number=1)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.app.elastic import check_sizes
+from modelwright.base.axes import data_ranks
 from modelwright.base.cluster import Cluster
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.patterns import matching
@@ -42,7 +43,7 @@ def check_launch(recipe: Recipe, cluster: Cluster) -> None:
         ModelwrightError: more workers than samples in a step, or than the machine bears; the port is taken.
     """
     if recipe.plan.workers != "auto":
-        check_share(recipe.plan.workers, recipe.batch)
+        check_share(data_ranks(recipe.plan.sized(recipe.plan.workers)), recipe.batch)
         check_workers(recipe.plan.workers, cluster)
     check_sizes(recipe.launch, recipe.plan.workers)
     if recipe.launch.port is not None:

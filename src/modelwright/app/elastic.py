@@ -11,15 +11,16 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Literal
 
 from modelwright.app.placing import placement
-from modelwright.app.replan import REFORMED, whole_plan
+from modelwright.app.replan import whole_plan
 from modelwright.app.session import logged
-from modelwright.base.axes import resized, whole_replicas
+from modelwright.app.shrinking import smaller, usable
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.plan import Plan
 from modelwright.base.units import seconds_text
 from modelwright.launch import Failure, Job, JobStatus, Warm, start
 from modelwright.launch.pulse import read_beat
+from modelwright.recipe import load_recipe
 from modelwright.recipe.schema import Launch
 from modelwright.runs import Run, read_events
 
@@ -49,7 +50,8 @@ class Worlds:
 
     def __init__(self, run: Run, plan: Plan, launch: Launch, warm: Warm) -> None:
         self._run, self._launch, self._warm = run, launch, warm
-        self._whole = plan if launch.min is None else _whole(run, launch)
+        self._batch = load_recipe(run.recipe_path).batch
+        self._whole = plan if launch.min is None else _whole(run, launch, self._batch)
         self.plan = plan if launch.min is None else run.write_plan(self._whole)
         self.attempt = 0
         self._before = self.plan.workers
@@ -129,23 +131,32 @@ class Worlds:
             self._say("world-given-up", f"the world is not formed again: {reason}", level="warning")
             return None
         self._quiet = self._longer_quiet()
-        return whole_replicas(self.plan.layout, left)
+        return self._usable(left)
 
     def _reason_to_end(self, left: int, least: int, step: int) -> str:
         self._in_vain = 0 if step > self._furthest else self._in_vain + 1
         self._furthest = max(step, self._furthest)
-        usable = whole_replicas(self.plan.layout, left)
-        if usable < least:
-            lost = f", and {left} make up whole replicas of {usable} only" if usable < left else ""
+        able, hindrance = usable(self._whole, left, self._batch)
+        if able < least:
+            lost = f", and of {left} only {able} could go on: {hindrance}" if hindrance else ""
             return f"launch.min asks for at least {least} workers{lost}"
         return f"{IN_VAIN} worlds in a row reached no new step" if self._in_vain >= IN_VAIN else ""
+
+    def _usable(self, left: int) -> int:
+        """The most of these workers that can go on, and a word of those that cannot."""
+        able, hindrance = usable(self._whole, left, self._batch)
+        if hindrance:
+            message = f"{able} of the {left} workers that are left go on: {hindrance}"
+            self._say("workers-left-out", message, level="warning", workers=able, left=left, reason=hindrance)
+        return able
 
     def _after_leaving(self, least: int) -> int | None:
         """Somebody asked a single worker to leave, as a spot machine's notice does; all of them stopped and saved."""
         before = self.plan.workers
-        after = whole_replicas(self.plan.layout, before - 1)
+        after, _ = usable(self._whole, before - 1, self._batch)
         if after < least:
             return None
+        self._usable(before - 1)
         self._say("worker-left", f"a worker was asked to leave; {after} of {before} go on", before=before)
         return after
 
@@ -158,7 +169,7 @@ class Worlds:
     def _form(self, workers: int) -> None:
         self._before, self._ended = self.plan.workers, time.monotonic()
         self._works_since = self._ended
-        self.plan = self._run.write_plan(_resized(self._whole, workers))
+        self.plan = self._run.write_plan(smaller(self._whole, workers, self._batch))
         self._run.update(status="running")
         self.attempt += 1
 
@@ -215,26 +226,13 @@ def modules_of(value: object) -> set[str]:
     return set().union(*inner) | ({own} if own.startswith("modelwright.") else set())
 
 
-def _whole(run: Run, launch: Launch) -> Plan:
+def _whole(run: Run, launch: Launch, batch: int) -> Plan:
     """The plan of the world in which nobody is missing."""
     plan = whole_plan(run, launch)
     if launch.max is not None and plan.workers > launch.max:
-        plan = _resized(plan, whole_replicas(plan.layout, launch.max))
+        plan = smaller(plan, usable(plan, launch.max, batch)[0] or launch.max, batch)
     check_sizes(launch, plan.workers)
     return plan
-
-
-def _resized(whole: Plan, workers: int) -> Plan:
-    """The same plan for another number of workers. The micro-batch fits in memory and stays: there are more of them."""
-    if workers == whole.workers:
-        return whole
-    return replace(
-        whole,
-        workers=workers,
-        layout=resized(whole.layout, workers),
-        prediction=None,
-        reasons={**whole.reasons, REFORMED: f"{workers} of {whole.workers} workers"},
-    )
 
 
 def _resumed_at(run: Run) -> int:

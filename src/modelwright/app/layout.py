@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from modelwright.app.check import check_model, check_techniques
 from modelwright.app.located import located
 from modelwright.app.places import data_cache
-from modelwright.base.axes import DATA_AXES
+from modelwright.base.axes import DATA_AXES, product_text
 from modelwright.base.detect import detect
 from modelwright.base.errors import ModelwrightError
+from modelwright.base.events import emit
 from modelwright.base.plan import Plan
 from modelwright.base.units import bytes_text
 from modelwright.data import Splits
@@ -43,6 +45,8 @@ from modelwright.recipe.own import build_objective, optimizers_of
 from modelwright.training.checking import check_layout
 from modelwright.training.prepared import begun
 
+_UNEVEN = "do not divide over"  # in the reasons why a parameter stays whole; the other ones are as they should be
+_HOW = 20  # columns for words, beside which names are broken at their dots
 _MOMENTS = 2  # Adam's, in the parameters' type.
 _WHAT = {
     "replicate": "nothing: each has all that other axes leave",
@@ -121,13 +125,17 @@ def layout(source: str, overrides: Sequence[str]) -> dict[str, Any]:
 def check_laid_out(plan: Plan, recipe: Recipe, model: nn.Module, data: Splits) -> None:
     """Find out, before a process is started, whether the model can be laid out as the plan says.
 
+    Where tensor leaves parameters whole only for their sizes, an event says so.
+
     Raises:
         ModelwrightError: it cannot, with the reason.
     """
     check_layout(plan, batch=recipe.batch, optimizers=optimizers_of(recipe))
     if layouts_of(plan):
         example = read(data.train, first_there(data.train, plan.micro_batch))
-        explained(plan, model.train(), begun(build_objective(recipe), model), example)
+        told = explained(plan, model.train(), begun(build_objective(recipe), model), example)
+        for message in told["uneven"]:
+            emit("tensor-uneven", message, level="warning")
 
 
 def explained(plan: Plan, model: nn.Module, objective: Objective, example: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -153,6 +161,7 @@ def explained(plan: Plan, model: nn.Module, objective: Objective, example: Mappi
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tensor": None if decision is None else decision.to_json(),
+        "uneven": [] if decision is None else list(_uneven(decision)),
         "pipeline": [asdict(stage) for stage in stages],
         "held": [asdict(_held(rank, names, stored, shard)) for rank, names in enumerate(held)],
     }
@@ -181,6 +190,16 @@ def _decided(
     graph = trace(model, dict(example), forward=objective.forward, loss=objective.loss)
     decision: Decision = technique.decide(graph, plan.layout["tensor"])
     return decision
+
+
+def _uneven(decision: Decision) -> Iterator[str]:
+    """What could be divided among another number of workers."""
+    reasons: dict[str, list[str]] = {}
+    for row in decision.whole:
+        if _UNEVEN in row.how:
+            reasons.setdefault(row.how, []).append(row.name)
+    for how, names in reasons.items():
+        yield f"tensor: {how} workers, so each of them keeps and computes all of {', '.join(names)}"
 
 
 def _staged(
@@ -262,9 +281,11 @@ def laid_out(told: Mapping[str, Any]) -> RenderableType:
 
 
 def _sections(told: Mapping[str, Any]) -> Iterator[RenderableType]:
-    product = " x ".join(f"{each['axis']} {each['workers']}" for each in told["axes"])
-    yield f"{told['workers']} workers: {product}"
-    yield f"samples of a step in {told['shares']} shares, in micro-batches of up to {told['micro_batch']}"
+    workers, shares = told["workers"], told["shares"]
+    product = product_text({each["axis"]: each["workers"] for each in told["axes"]})
+    yield f"{workers} worker{'s' * (workers != 1)}: {product}"
+    split = f"in {shares} share{'s' * (shares != 1)}, in micro-batches of up to {told['micro_batch']}"
+    yield f"samples of a step {split}"
     if told["here"]:
         yield f"[yellow]not here:[/] {escape(told['here'])}"
     yield ""
@@ -272,7 +293,8 @@ def _sections(told: Mapping[str, Any]) -> Iterator[RenderableType]:
     if told["pipeline"]:
         yield from ("", _stages(told["pipeline"]))
     if told["tensor"]:
-        yield from ("", _divisions(told["tensor"]))
+        yield from ("", _Divisions(told["tensor"]["parameters"]))
+        yield from (f"[yellow]![/] {escape(message)}" for message in told["uneven"])
         yield f"a worker sends about {bytes_text(told['tensor']['sent'])} for this with each micro-batch"
     yield from ("", _holdings(told["held"], staged=bool(told["pipeline"])))
 
@@ -300,17 +322,39 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
-def _divisions(tensor: Mapping[str, Any]) -> Table:
-    made = _table("parameter", "shape", "of a worker", "bytes", "how")
-    for row in tensor["parameters"]:
-        name = f"{row['name']} ({row['count']})" if row["count"] > 1 else row["name"]
-        texts = (name, _shape(row["shape"]), _shape(row["local_shape"]), bytes_text(row["bytes"]), row["how"])
-        made.add_row(*map(escape, texts), style="" if row["divided"] else "dim")
-    return made
+@dataclass(frozen=True)
+class _Divisions:
+    """A line for each parameter, or two where its name is long."""
+
+    rows: Sequence[Mapping[str, Any]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        made = _table("parameter", "own/whole", "bytes", "how")
+        sizes = [(_shape(row), bytes_text(row["bytes"])) for row in self.rows]
+        taken = sum(max((len(each[place]) for each in sizes), default=0) for place in (0, 1))
+        room = options.max_width - max(taken, len("own/wholebytes")) - _HOW - 6  # two columns between columns
+        names = [f"{row['name']} ({row['count']})" if row["count"] > 1 else row["name"] for row in self.rows]
+        made.columns[0].width = min(max(map(len, names), default=0), room)
+        for row, name, size in zip(self.rows, names, sizes, strict=True):
+            texts = (_at_dots(name, room), *size, re.sub(r"^dim \d+: ", "", row["how"]))
+            made.add_row(*map(escape, texts), style="" if row["divided"] else "dim")
+        yield made
 
 
-def _shape(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes)) or "a number"
+def _at_dots(name: str, room: int) -> str:
+    """A long name in several lines."""
+    lines = [""]
+    for part in re.findall(r"[^.]*\.?", name):
+        if lines[-1].strip() and len(lines[-1] + part) > room:
+            lines.append("  ")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _shape(row: Mapping[str, Any]) -> str:
+    """``1024/2048 x 192``: of the first dim a worker has half."""
+    pairs = zip(row["local_shape"], row["shape"], strict=True)
+    return " x ".join(str(own) if own == whole else f"{own}/{whole}" for own, whole in pairs) or "a number"
 
 
 def _holdings(held: Sequence[Mapping[str, Any]], *, staged: bool) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from modelwright.base.axes import product_text
 from modelwright.base.cluster import Cluster
 from modelwright.base.plan import Plan
 from modelwright.base.units import count_text, seconds_text
@@ -53,7 +54,7 @@ def make_plan(
 def describe(plan: Plan) -> str:
     """The plan in one line, with what it should take."""
     parts = [
-        f"{plan.workers} worker{'s' * (plan.workers > 1)} x {plan.threads} thread{'s' * (plan.threads > 1)}",
+        f"{_workers(plan)} x {plan.threads} thread{'s' * (plan.threads > 1)}",
         f"micro-batch {plan.micro_batch}",
         plan.precision,
         *([f"{plan.attention} attention"] if plan.attention else []),
@@ -65,3 +66,10 @@ def describe(plan: Plan) -> str:
     if plan.prediction:
         parts.append(f"about {seconds_text(plan.steps * plan.prediction.step_seconds)}")
     return ", ".join(parts)
+
+
+def _workers(plan: Plan) -> str:
+    """With the layout, where it is more than replicas."""
+    many = f"{plan.workers} worker{'s' * (plan.workers > 1)}"
+    layout = {axis: size for axis, size in plan.layout.items() if size > 1}
+    return many if layout.keys() <= {"replicate"} else f"{many} ({product_text(layout)})"

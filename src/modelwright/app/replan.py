@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from modelwright.app.worker import planned
+from modelwright.base.axes import fitted, product_text
 from modelwright.base.cluster import Cluster
 from modelwright.base.events import emit
 from modelwright.base.files import read_json
@@ -40,7 +41,8 @@ def revised(
 ) -> Plan:
     """The plan with some fields as they are wished now; nothing is measured, so ``auto`` takes the usual value.
 
-    With the workers, the threads change where they were not fixed; micro-batches stay as large as the share allows.
+    With the workers, the threads change where they were not fixed; micro-batches stay as large as the share allows, or
+    are what the recipe fixes.
 
     Args:
         plan: by which the run went so far.
@@ -68,7 +70,9 @@ def revised(
         taken |= {"workers", "layouts"}
     values = {name: getattr(usual, name) for name in taken}
     if "micro_batch" not in taken:
-        values["micro_batch"] = min(plan.micro_batch, -(-batch // usual.shares))
+        fixed = wished.micro_batch != "auto"
+        most = min(plan.micro_batch, usual.micro_batch)
+        values["micro_batch"] = usual.micro_batch if fixed else fitted(most, usual.layout, batch)
     new = replace(plan, **values)
     return plan if new == plan else replace(new, prediction=None, reasons={**plan.reasons, **_reasons(plan, new)})
 
@@ -126,4 +130,6 @@ def _reasons(old: Plan, new: Plan) -> dict[str, str]:
 
 def _shown(plan: Plan, name: str) -> str:
     value = getattr(plan, name)
+    if name == "layout":
+        return product_text(value)
     return ", ".join(value) if isinstance(value, tuple) else str(value)

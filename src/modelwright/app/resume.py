@@ -16,6 +16,7 @@ from modelwright.app.bearing import check_bearable
 from modelwright.app.check import check_launch
 from modelwright.app.display import announce_plan, announce_run, speaker
 from modelwright.app.extending import Place, check_extension, place_of, total_steps
+from modelwright.app.layout import check_laid_out
 from modelwright.app.located import located
 from modelwright.app.placing import PRELOAD
 from modelwright.app.replan import fields_of, revised, tell, whole_plan
@@ -29,6 +30,7 @@ from modelwright.base.events import emit, listening
 from modelwright.base.plan import Plan
 from modelwright.launch import Warm
 from modelwright.models.attention import attention_kernels
+from modelwright.parallel.laying import layouts_of
 from modelwright.parallel.recompute import recomputed
 from modelwright.recipe import Loaded, Recipe, load, load_recipe, to_yaml
 from modelwright.recipe.changes import Change, below, changes, told
@@ -168,6 +170,9 @@ def _rearranged(run: Run, recipe: Recipe, plan: Plan, fields: set[str]) -> Plan:
             recomputed(model, recipe.plan.recompute)
     new = revised(plan, recipe.plan, fields, batch=recipe.batch, cluster=detect(), kernels=kernels)
     check_layout(new, batch=recipe.batch, optimizers=optimizers_of(recipe))
+    if layouts_of(new) and fields & {"layout", "workers"}:
+        training = assemble(run, begin=False)
+        check_laid_out(new, recipe, training.model, training.data)
     return new
 
 

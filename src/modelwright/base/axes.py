@@ -37,6 +37,29 @@ def data_ranks(layout: Mapping[str, int]) -> int:
     return math.prod(size for axis, size in layout.items() if axis in DATA_AXES)
 
 
+def product_text(layout: Mapping[str, int]) -> str:
+    """The layout in words: ``pipeline 2 x tensor 2``."""
+    return " x ".join(f"{axis} {size}" for axis, size in layout.items())
+
+
+def fitted(micro_batch: int, layout: Mapping[str, int], batch: int) -> int:
+    """The largest micro-batch of at most so many samples that a worker can have.
+
+    Args:
+        micro_batch: samples, at most.
+        layout: sizes of the axes.
+        batch: samples of a step, over all workers.
+
+    Returns:
+        Samples: no more than a worker's share, and in a pipeline, where micro-batches are alike, a divisor of it.
+    """
+    share = -(-batch // data_ranks(layout))
+    most = min(micro_batch, share)
+    if layout.get("pipeline", 1) == 1:
+        return most
+    return next(size for size in range(most, 0, -1) if share % size == 0)
+
+
 def resized(layout: Mapping[str, int], workers: int) -> dict[str, int]:
     """The layout for another number of workers: more or fewer replicas of the same.
 
@@ -45,18 +68,14 @@ def resized(layout: Mapping[str, int], workers: int) -> dict[str, int]:
     """
     one = _of_one(layout)
     if workers < one or workers % one:
-        product = " x ".join(f"{axis} {size}" for axis, size in layout.items() if axis != "replicate")
+        product = product_text({axis: size for axis, size in layout.items() if axis != "replicate"})
         raise ModelwrightError(
-            f"{workers} workers make up no whole number of replicas of {one} ({product})",
+            f"{workers} worker{'s make' if workers != 1 else ' makes'} up no whole number of replicas of {one} "
+            f"({product})",
             where="plan.layout",
             remedy=f"give a multiple of {one}, or set another plan.layout",
         )
     return ordered({**layout, "replicate": workers // one})
-
-
-def whole_replicas(layout: Mapping[str, int], workers: int) -> int:
-    """How many of these workers make up whole replicas."""
-    return workers - workers % _of_one(layout)
 
 
 def _of_one(layout: Mapping[str, int]) -> int:

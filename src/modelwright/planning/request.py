@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, cast
 
-from modelwright.base.axes import ordered
-from modelwright.base.errors import ModelwrightError
+from modelwright.base.axes import AXES, ordered, product_text
+from modelwright.base.errors import ModelwrightError, nearest
 from modelwright.base.units import Bytes
 from modelwright.base.written import chosen, written
 from modelwright.parallel import EXCHANGES, LAYOUTS
@@ -69,7 +69,7 @@ class PlanRequest:
     @property
     def sizes(self) -> dict[str, int]:
         """Workers along each axis that the layout names, outermost first."""
-        return ordered({axis: _size(value) for axis, value in self.layout.items()})
+        return ordered({axis: _size(axis, value) for axis, value in self.layout.items()})
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -92,9 +92,8 @@ class PlanRequest:
         if fixed == workers:
             return sizes or {"replicate": 1}
         if "replicate" in sizes or workers % fixed:
-            product = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
             raise ModelwrightError(
-                f"{workers} workers cannot be arranged as {product}",
+                f"{workers} worker{'s' * (workers != 1)} cannot be arranged as {product_text(sizes)}",
                 where="plan.layout",
                 remedy=f"set plan.workers={fixed}, or leave it at auto",
             )
@@ -102,16 +101,31 @@ class PlanRequest:
 
     def _check_layout(self) -> None:
         for axis in self.sizes:
-            settings = self.settings.get(axis, {})
-            if settings and axis == "replicate":
-                raise ModelwrightError(
-                    "replicate has no settings", where="plan.layout.replicate", remedy="plan.exchange has them"
-                )
-            if settings:
-                chosen({"use": axis, **settings}, LAYOUTS)
+            if settings := self.settings.get(axis, {}):
+                _check_settings(axis, settings)
         if self.layout and self.workers != "auto":
             self.sized(int(self.workers))
 
 
-def _size(value: int | dict[str, Any]) -> Any:
+def _size(axis: str, value: int | dict[str, Any]) -> Any:
+    if isinstance(value, dict) and "size" not in value and axis in AXES:
+        raise ModelwrightError(
+            f"the layout {axis} does not say over how many workers",
+            where=f"plan.layout.{axis}",
+            remedy=f"add it beside its settings: plan.layout.{axis}.size=2",
+        )
     return value.get("size", 1) if isinstance(value, dict) else value
+
+
+def _check_settings(axis: str, settings: dict[str, Any]) -> None:
+    if axis == "replicate":
+        raise ModelwrightError(
+            "replicate has no settings", where="plan.layout.replicate", remedy="plan.exchange has them"
+        )
+    known = [entry.name for entry in fields(cast(Any, LAYOUTS.resolve(axis))) if entry.init and entry.name != "axis"]
+    for name in settings.keys() - known:
+        remedy = nearest(name, known) or f"leave it out: {axis} has only a size"
+        raise ModelwrightError(
+            f"the layout {axis} has no setting '{name}'", where=f"plan.layout.{axis}.{name}", remedy=remedy
+        )
+    chosen({"use": axis, **settings}, LAYOUTS)

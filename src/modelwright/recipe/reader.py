@@ -90,7 +90,7 @@ class Reader:
         try:
             return cls(**values)
         except ModelwrightError as error:
-            if name := _field_of(error, cls):
+            if name := _field_of(error, cls, slot.path):
                 path = joined(slot.path, name)
                 error.remedy = error.remedy or _meaning(name, cls)
                 return self._misplaced(error, self._nearest_place(path, node.place), path)
@@ -280,9 +280,12 @@ def _meaning(path: str, cls: type) -> str:
     return advice(slot) if slot else ""
 
 
-def _field_of(error: ModelwrightError, cls: type) -> str:
-    """The field (or dotted path) that a technique's error speaks of: its ``where``, or the first word of ``what``."""
+def _field_of(error: ModelwrightError, cls: type, path: str) -> str:
+    """The field (or dotted path) that a technique's error speaks of: its ``where``, or the first word of ``what``.
+
+    A ``where`` may be told from the whole recipe, or from the technique at ``path``.
+    """
     first = re.match(r"(?:[\w-]+: )?\W*(\w+)", error.what)
     known = slots(cls)
-    spoken = (error.where, first[1] if first else "")
+    spoken = (error.where.removeprefix(f"{path}."), error.where, first[1] if first else "")
     return next((word for word in spoken if word.partition(".")[0] in known), "")
