@@ -1,1 +1,3 @@
 """Compression: smaller and faster models, each step with a record of what it changed."""
+
+from modelwright.compression.factorizing import factorize as factorize

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from modelwright.base.choice import Family
 from modelwright.base.errors import ModelwrightError
 
-REPLACEMENTS = Family("replacement", {})
+REPLACEMENTS = Family(
+    "replacement",
+    {
+        "factored": "modelwright.reforms.factors:factored",
+        "merged": "modelwright.reforms.factors:merged",
+    },
+)
 """Modules that may stand in for one of a model's own: ``replacement(old, **arguments)`` makes it, its weights unset."""
 
 
