@@ -26,7 +26,7 @@ class Tensor:
 
     Attributes:
         sequence: between divided layers, where norms work, activations ``[batch, time, ...]`` are divided along time:
-            each rank keeps less, and sends about a third more, as inputs are gathered again in the backward.
+            each rank keeps less, and sends about a fifth more, as inputs are gathered again in the backward.
         pins: by a pattern of parameters' names (``blocks.*.up.weight``) the dim to divide, or ``None`` to stay whole.
     """
 
