@@ -217,5 +217,10 @@ def summoned(module: nn.Module) -> dict[str, Tensor]:
 
 def held(module: nn.Module, condition: Condition) -> float:
     """Part of the parameters' elements that this rank holds."""
-    local = sum(getattr(value, "_local_tensor", value).numel() for value in module.parameters())
+    local = sum(_numbers(getattr(value, "_local_tensor", value).detach()) for value in module.parameters())
     return local / sum(value.numel() for value in model(condition).parameters())
+
+
+def _numbers(tensor: Tensor) -> int:
+    """Those that take memory: a stand-in for what another stage holds is one number, seen many times."""
+    return min(tensor.numel(), tensor.untyped_storage().nbytes() // tensor.element_size())
