@@ -62,6 +62,14 @@ def test_victims_are_known_by_the_first_exception_of_the_chain(error: Exception,
     assert is_victim(error) is expected
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_circle_of_exceptions_ends(length: int) -> None:
+    circle = [ValueError(str(number)) for number in range(length)]
+    for one, following in zip(circle, [*circle[1:], circle[0]], strict=True):
+        one.__cause__ = following
+    assert not is_victim(circle[0])
+
+
 def test_last_lines_are_of_the_latest_attempt(tmp_path: Path) -> None:
     log = tmp_path / "rank-0.txt"
     old = "".join(f"old {line}\n" for line in range(9000))

@@ -105,7 +105,7 @@ def test_whoever_looks_on_is_told() -> None:
     take_step(optimizer)
     assert seen == ["hook"] * 4
     assert getattr(optimizer, "_opt_called", False)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
         take_step(optimizer)
     assert any("Optimizer.step#AdamW" in event.name for event in profile.events() or [])
 

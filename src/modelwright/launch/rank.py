@@ -81,8 +81,10 @@ def leave(code: int) -> NoReturn:
 
 def is_victim(error: BaseException) -> bool:
     """Whether an exception only tells that another rank has gone: the first in its chain decides."""
-    while (earlier := _earlier(error)) is not None:
+    seen = {id(error)}
+    while (earlier := _earlier(error)) is not None and id(earlier) not in seen:
         error = earlier
+        seen.add(id(error))
     if type(error).__module__.startswith("torch.distributed"):
         return True
     return isinstance(error, (RuntimeError, OSError)) and bool(_COLLECTIVE.search(str(error)))

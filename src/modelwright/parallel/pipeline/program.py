@@ -150,7 +150,9 @@ class PipelinedProgram(LocalProgram):
         try:
             self._schedule._step_microbatches(None, numbers, [None] * micro_batches, return_outputs=False)
         except RuntimeError as error:
-            raise cause(error) from error
+            if (first := cause(error)) is error:
+                raise
+            raise first from first.__cause__  # which the wrapping error is not: that would be a circle
 
     def _totals(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.place_in.last and self._step is not None:

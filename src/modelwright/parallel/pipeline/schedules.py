@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.distributed.pipelining import (
     Schedule1F1B,
     ScheduleDualPipeV,
@@ -19,6 +20,7 @@ from torch.distributed.pipelining import (
 from modelwright.base.errors import ModelwrightError, nearest
 
 _WHERE = "plan.layout.pipeline"
+TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Kind:
         v: stages lie in the order of a V, two on each rank: rank 0 has the first and the last.
         as_many_as_stages: it needs at least as many micro-batches as there are stages.
         in_rounds: the micro-batches are divided into equal rounds of about as many as there are ranks.
+        in_two: gradients of weights are computed apart from those of inputs, which torch before 2.13 does wrongly.
     """
 
     build: Callable[..., Any]
@@ -38,6 +41,7 @@ class Kind:
     v: bool = False
     as_many_as_stages: bool = False
     in_rounds: bool = False
+    in_two: bool = False
 
 
 SCHEDULES = {
@@ -45,9 +49,9 @@ SCHEDULES = {
     "1f1b": Kind(Schedule1F1B, single=True, as_many_as_stages=True),
     "looped-bfs": Kind(ScheduleLoopedBFS),
     "interleaved-1f1b": Kind(ScheduleInterleaved1F1B, in_rounds=True),
-    "interleaved-zero-bubble": Kind(ScheduleInterleavedZeroBubble, in_rounds=True),
-    "zbv-zero-bubble": Kind(ScheduleZBVZeroBubble, v=True),
-    "dualpipe-v": Kind(ScheduleDualPipeV, v=True, as_many_as_stages=True),
+    "interleaved-zero-bubble": Kind(ScheduleInterleavedZeroBubble, in_rounds=True, in_two=True),
+    "zbv-zero-bubble": Kind(ScheduleZBVZeroBubble, v=True, in_two=True),
+    "dualpipe-v": Kind(ScheduleDualPipeV, v=True, as_many_as_stages=True, in_two=True),
 }
 
 
@@ -62,6 +66,11 @@ def kind(schedule: str) -> Kind:
             f"there is no pipeline schedule '{schedule}'", where=_WHERE, remedy=nearest(schedule, SCHEDULES)
         )
     return SCHEDULES[schedule]
+
+
+def possible(schedules: Iterable[str]) -> list[str]:
+    """Those of them that the torch that is installed computes rightly."""
+    return [schedule for schedule in schedules if TORCH >= (2, 13) or not kind(schedule).in_two]
 
 
 def stages_per_rank(schedule: str, wanted: int | None) -> int:
@@ -91,12 +100,18 @@ def placement(schedule: str, ranks: int, stages: int) -> tuple[int, ...]:
 
 
 def check_micro_batches(schedule: str, ranks: int, stages: int, micro_batches: int) -> None:
-    """Refuse a number of micro-batches that the schedule cannot arrange.
+    """Refuse a number of micro-batches that the schedule cannot arrange, and a schedule that torch gets wrong.
 
     Raises:
         ModelwrightError: with the numbers that would do.
     """
     found = kind(schedule)
+    if schedule not in possible([schedule]):
+        raise ModelwrightError(
+            f"torch {torch.__version__} computes wrong gradients in the schedule {schedule}",
+            where=f"{_WHERE}.schedule",
+            remedy="install torch 2.13 or newer, or choose 1f1b, gpipe, looped-bfs or interleaved-1f1b",
+        )
     if found.as_many_as_stages and micro_batches < stages:
         raise ModelwrightError(
             f"the schedule {schedule} with {stages} stages needs at least {stages} micro-batches in a step, not "

@@ -20,6 +20,14 @@ Compute = Callable[[int, int, Sequence[Tensor]], Any]
 """Of the stage, the micro-batch and what was received: what is sent on, or the loss."""
 
 
+_TOLD = (
+    "_user_meta",
+    "_stage_meta",
+    "inputs_meta",
+    "_outputs_meta",
+)  # the first two from torch 2.13 on, else the others
+
+
 class StageModule(nn.Module):
     """What a stage computes; its parameters are those that it trains."""
 
@@ -62,9 +70,13 @@ class Stage(PipelineStage):
             output_args=_examples(sent) if sent else torch.empty((), device="meta", requires_grad=True),
             group=self.group,
         )
-        self._user_meta = known._user_meta
-        self._stage_meta = known._stage_meta
+        for name in _TOLD:
+            if hasattr(known, name):
+                setattr(self, name, getattr(known, name))
         self.grad_send_info = None
+
+    def _validate_fwd_outputs(self, outputs: Sequence[Tensor]) -> None:
+        """Nothing, where torch before 2.13 asks: what is sent has been made as agreed on, a loss may have any type."""
 
     def backward_maybe_with_nosync(self, backward_type: Any, bwd_kwargs: Any, last_backward: bool = False) -> Any:
         """One backward; those of the kind ``input`` give no gradients of parameters."""
@@ -73,6 +85,8 @@ class Stage(PipelineStage):
                 weights = self.submod.parameters()
                 return stage_backward_weight(weights, bwd_kwargs["param_groups"], retain_graph=True), None
             if backward_type == "input":
+                received = [each for each in bwd_kwargs["input_values"] if isinstance(each, Tensor)]
+                bwd_kwargs = {**bwd_kwargs, "input_values": received}  # torch before 2.13 trips over numbers
                 differentiate_independent(**bwd_kwargs)
             gradients, groups = super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
             return gradients, groups if groups is None else apart(groups)
