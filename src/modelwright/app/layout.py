@@ -45,7 +45,6 @@ from modelwright.recipe.own import build_objective, optimizers_of
 from modelwright.training.checking import check_layout
 from modelwright.training.prepared import begun
 
-_UNEVEN = "do not divide over"  # in the reasons why a parameter stays whole; the other ones are as they should be
 _HOW = 20  # columns for words, beside which names are broken at their dots
 _MOMENTS = 2  # Adam's, in the parameters' type.
 _WHAT = {
@@ -196,7 +195,7 @@ def _uneven(decision: Decision) -> Iterator[str]:
     """What could be divided among another number of workers."""
     reasons: dict[str, list[str]] = {}
     for row in decision.whole:
-        if _UNEVEN in row.how:
+        if row.uneven:
             reasons.setdefault(row.how, []).append(row.name)
     for how, names in reasons.items():
         yield f"tensor: {how} workers, so each of them keeps and computes all of {', '.join(names)}"

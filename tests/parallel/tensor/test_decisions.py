@@ -154,6 +154,11 @@ def test_heads_that_do_not_divide_stay_whole_and_say_so() -> None:
     found = hows(of_gpt(4, heads=6, width=24, hidden=32))
     assert found["blocks.*.attention.query.weight"] == "6 heads do not divide over 4"
     assert found["blocks.*.feed_forward.up.weight"] == "dim 0: 8 of 32 units"
+    uneven = {row.name for row in of_gpt(4, heads=6, width=24, hidden=32).rows if row.uneven}
+    assert uneven == {
+        f"blocks.*.attention.{name}.weight" for name in ("query", "key")
+    }  # of the others parts of heads are divided
+    assert not any(row.uneven for row in of_gpt(4).rows)
 
 
 def test_queries_are_divided_within_groups_where_groups_are_too_few() -> None:

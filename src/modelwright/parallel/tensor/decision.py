@@ -24,6 +24,7 @@ class Row:
         bytes: of the pieces of all of them that a rank holds.
         how: how they are divided, such as ``rows: 4 of 8 heads``, or why they are not.
         divided: whether they are.
+        uneven: whether they are not, though they could be over another number of ranks.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     bytes: int
     how: str
     divided: bool
+    uneven: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ def _joined(alike: list[Row]) -> Row:
         bytes=sum(row.bytes for row in alike),
         how=first.how,
         divided=first.divided,
+        uneven=first.uneven,
     )
 
 

@@ -116,6 +116,10 @@ class _Derivation:
             return f"{size} {noun if size != 1 else noun.removesuffix('s')} do not divide over {self.size}"
         return ""
 
+    def _uneven(self, leaf: int) -> bool:
+        """Whether the ranks could not have as many entries each, which is all that hinders."""
+        return not self.roles.obstacle(leaf) and self.sizes.get(leaf, 1) % self.size > 0
+
     def _cost(self, leaf: int) -> Cost:
         if leaf not in self.costs:
             self.costs[leaf] = self._counting.of(leaf)
@@ -157,6 +161,7 @@ class _Derivation:
             bytes=local_bytes(lies, sizes, value.dtype.itemsize),
             how=how,
             divided=division is not None,
+            uneven=division is None and value.id not in pinned.whole and any(map(self._uneven, self._all(value))),
         )
 
     def _how(self, value: Value, division: Division, chosen: frozenset[int]) -> str:
