@@ -32,7 +32,6 @@ def check(sizes: dict[str, int], **fields: Any) -> None:
         ({"pipeline": 2}, {"sees": "model"}, "all parameters together"),
         ({"context": 2}, {"updates": 2}, "several updates train in the layout replicate only"),
         ({"shard": 2}, {"offload": "moments"}, "moments are offloaded by the layout itself"),
-        ({"expert": 2, "tensor": 2}, {}, "expert and tensor are not combined"),
     ],
 )
 def test_nonsense_is_refused_with_its_reason(sizes: dict[str, int], fields: dict[str, Any], told: str) -> None:
@@ -53,6 +52,7 @@ def test_all_reasons_are_told_at_once() -> None:
         {"replicate": 2, "shard": 2, "tensor": 2},
         {"pipeline": 2, "tensor": 2, "context": 2},
         {"replicate": 4, "expert": 2},
+        {"expert": 2, "tensor": 2, "context": 2},
         {"tensor": 1, "shard": 1},
     ],
 )

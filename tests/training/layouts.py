@@ -14,6 +14,7 @@ from modelwright.base.plan import Plan
 from modelwright.base.world import Mesh
 from modelwright.data import Splits
 from modelwright.data.memory import InMemory
+from modelwright.models.experts import Experts
 from modelwright.models.gpt import GPT
 from modelwright.objectives.next_token import NextToken
 from modelwright.optim.adamw import AdamW
@@ -132,7 +133,23 @@ def leave_out_norms(made: Prepared) -> None:
     made.program.norm_of = local_norm
 
 
-FAULTS = {"dropped reduction": drop_reduction, "mean of means": mean_of_means, "own norm": leave_out_norms}
+def balance_alone(made: Prepared) -> None:
+    """The wish for even use of experts is each rank's own, as if none shared its samples."""
+
+    def alone(mix: Any) -> Any:
+        return lambda x, weights, sharing: mix(x, weights)
+
+    for layer in made.program.model.modules():
+        if isinstance(layer, Experts):
+            layer.mix = alone(layer.mix)  # type: ignore[method-assign]
+
+
+FAULTS = {
+    "dropped reduction": drop_reduction,
+    "mean of means": mean_of_means,
+    "own norm": leave_out_norms,
+    "own balance": balance_alone,
+}
 
 
 @dataclass(frozen=True)
@@ -270,6 +287,40 @@ FOUR: list[dict[str, Any]] = [
     {"layout": {"pipeline": 2, "shard": 2}},
     {"layout": {"pipeline": 2, "expert": 2}, "model": {"experts": 4, "hidden": 8}},
     {"layout": {"shard": 2, "expert": 2}, "model": {"experts": 4, "hidden": 8}},
+]
+SPREAD = {"experts": 4, "hidden": 8}
+WHOLE = {"experts": 4, "hidden": 7}  # units that two ranks cannot share
+PLAIN = {"tensor": {"sequence": False}}
+EXPERTS_TWO: list[dict[str, Any]] = [
+    {"layout": {"tensor": 2}, "model": SPREAD},
+    {"layout": {"context": 2}, "model": SPREAD},
+    {"layout": {"tensor": 2}, "model": SPREAD, "settings": PLAIN},
+    {"layout": {"tensor": 2}, "model": WHOLE},
+    {"layout": {"tensor": 2}, "model": WHOLE, "settings": PLAIN},
+    {"layout": {"tensor": 2}, "model": SPREAD, "settings": {"tensor": {"pins": {"blocks.*.feed_forward.*": 0}}}},
+    {"layout": {"tensor": 2}, "model": SPREAD, "settings": {"tensor": {"pins": {"blocks.*.feed_forward.up": 1}}}},
+]
+"""Experts that computation is divided around, or within; the first ones cover what there is."""
+EXPERTS_FOUR: list[dict[str, Any]] = [
+    {"layout": {"expert": 2, "tensor": 2}, "model": SPREAD},
+    {"layout": {"expert": 2, "context": 2}, "model": {**SPREAD, "balance": 1.0}},
+    {"layout": {"expert": 2, "tensor": 2}, "model": SPREAD, "settings": PLAIN},
+    {"layout": {"expert": 2, "tensor": 2}, "model": WHOLE},
+    {"layout": {"expert": 2, "tensor": 2}, "model": WHOLE, "settings": PLAIN},
+    {"layout": {"tensor": 2, "context": 2}, "model": SPREAD},
+    {"layout": {"expert": 2, "context": 2}, "model": SPREAD, "settings": {"context": {"attention": "all-gather"}}},
+    {"layout": {"pipeline": 2, "tensor": 2}, "model": SPREAD},
+    {"layout": {"pipeline": 2, "context": 2}, "model": SPREAD},
+    {"layout": {"shard": 2, "tensor": 2}, "model": SPREAD},
+    {"layout": {"shard": 2, "context": 2}, "model": SPREAD},
+]
+EXPERTS_EIGHT: list[dict[str, Any]] = [
+    {"layout": {"expert": 2, "tensor": 2, "context": 2}, "model": SPREAD},
+    {"layout": {"replicate": 2, "expert": 2, "tensor": 2}, "model": SPREAD},
+    {"layout": {"shard": 2, "expert": 2, "tensor": 2}, "model": SPREAD},
+    {"layout": {"shard": 2, "expert": 2, "context": 2}, "model": SPREAD},
+    {"layout": {"pipeline": 2, "expert": 2, "tensor": 2}, "model": SPREAD},
+    {"layout": {"pipeline": 2, "expert": 2, "context": 2}, "model": SPREAD},
 ]
 FP16: dict[str, Any] = {"dtype": "float32", "precision": "fp16", "optimizer": "sgd", "steps": 5}
 SHORT: dict[str, Any] = {"dtype": "float32", "precision": "bf16-weights", "optimizer": "sgd"}

@@ -9,9 +9,13 @@ import pytest
 import torch
 from tests.training.layouts import (
     COPIES,
+    EXPERTS_EIGHT,
+    EXPERTS_FOUR,
+    EXPERTS_TWO,
     FOUR,
     FP16,
     SHORT,
+    SPREAD,
     TWO,
     VARIANTS,
     matrix,
@@ -89,6 +93,19 @@ def test_two_workers_train_like_one(tmp_path: Path, full: bool) -> None:
 
 def test_four_workers_train_like_one(tmp_path: Path, full: bool) -> None:
     judge(chosen(FOUR, full, 5), 4, tmp_path)
+
+
+def test_experts_divided_along_other_axes_train_like_one(tmp_path: Path, full: bool) -> None:
+    if not full:
+        chosen_two = [with_variant(EXPERTS_TWO[0], VARIANTS[1])]
+        judge(chosen_two, 2, tmp_path / "2")
+        places = [(0, {}), (1, {}), (2, {"average": True, "recompute": "full"}), (3, VARIANTS[1])]
+        judge([with_variant(EXPERTS_FOUR[place], variant) for place, variant in places], 4, tmp_path / "4")
+        return
+    for ranks, layouts in ((2, EXPERTS_TWO), (4, EXPERTS_FOUR)):
+        judge(matrix(layouts), ranks, tmp_path / str(ranks))
+    narrow = [with_variant(EXPERTS_EIGHT[0], COPIES), with_variant(EXPERTS_EIGHT[1], FP16)]
+    judge([*EXPERTS_EIGHT, *narrow], 8, tmp_path / "8")
 
 
 NARROW = [(2, FP16), (12, FP16), (2, COPIES), (4, SHORT), (5, COPIES)]
@@ -170,7 +187,18 @@ def test_what_is_wrong_is_seen(tmp_path: Path) -> None:
         *(("tensor", "own norm"), ("pipeline", "own norm")),
     ]
     cases = [{"layout": {axis: 2}, "fault": fault} for axis, fault in wrong]
-    for case, (distance, _) in zip(
-        cases, run_world(f"{HERE}:compared", 2, folder=str(tmp_path), cases=cases)[0], strict=True
-    ):
+    seen_wrong(cases, 2, tmp_path)
+
+
+def test_what_is_wrong_with_experts_is_seen(tmp_path: Path, full: bool) -> None:
+    wrong = [("tensor", "own balance"), ("context", "own balance"), ("tensor", "own norm")]
+    wrong += [("context", "dropped reduction"), ("context", "own norm")] if full else []
+    model = {**SPREAD, "balance": 1.0}
+    cases = [{"layout": {"expert": 2, axis: 2}, "model": model, "fault": fault} for axis, fault in wrong]
+    seen_wrong(cases, 4, tmp_path)
+
+
+def seen_wrong(cases: list[dict[str, Any]], ranks: int, folder: Path) -> None:
+    found = run_world(f"{HERE}:compared", ranks, folder=str(folder), cases=cases)[0]
+    for case, (distance, _) in zip(cases, found, strict=True):
         assert distance > 1e-3, case

@@ -14,8 +14,9 @@ nothing twice, or nothing at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,24 @@ from torch import Tensor, nn
 
 BALANCE = "expert-balance"
 """The name of the term in a step's losses; its coefficients are applied already, its count is the samples."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """The ranks that work on the same samples.
+
+    Attributes:
+        total: sums a tensor over those that have other positions of them.
+        ranks: how many these are; they have equally many positions.
+        adds: whether this rank adds the balance's gradient, of those whose gradients for the same positions are summed.
+    """
+
+    total: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    ranks: int = 1
+    adds: bool = True
+
+
+ALONE = Sharing()
 
 
 class Balance:
@@ -41,16 +60,17 @@ class Balance:
         self.totals: list[Tensor] = []
         self.load: Tensor | None = None
 
-    def __call__(self, shares: Tensor, chosen: Tensor) -> Tensor:
+    def __call__(self, shares: Tensor, chosen: Tensor, sharing: Sharing = ALONE) -> Tensor:
         """``shares [batch, time, experts]``, whose gradient will hold the balance too.
 
         Args:
             shares: the router's probabilities.
             chosen: numbers of the experts that were chosen ``[batch, time, k]``.
+            sharing: who has other positions of the samples.
         """
         if not self.coefficient or not shares.requires_grad:
             return shares
-        return _Balanced.apply(shares, chosen, self)  # type: ignore[no-any-return, no-untyped-call]
+        return _Balanced.apply(shares, chosen, self, sharing)  # type: ignore[no-any-return, no-untyped-call]
 
     def note(self, total: Tensor, load: Tensor) -> None:
         """A micro-batch was differentiated."""
@@ -60,23 +80,27 @@ class Balance:
 
 class _Balanced(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, shares: Tensor, chosen: Tensor, balance: Balance) -> Tensor:
+    def forward(ctx: Any, shares: Tensor, chosen: Tensor, balance: Balance, sharing: Sharing) -> Tensor:
         _, time, experts = shares.shape
         picked = chosen.flatten(1)
         load = shares.new_zeros(len(shares), experts).scatter_add_(
             1, picked, torch.ones_like(picked, dtype=shares.dtype)
         )
-        slope = load * (experts / picked.size(1))
-        ctx.save_for_backward(slope / time, (slope * shares.mean(1)).sum(), load.sum(0))
-        ctx.balance = balance
+        load, means = sharing.total(torch.stack((load, shares.mean(1))))  # of all positions of a sample
+        slope = load * (experts / (picked.size(1) * sharing.ranks))
+        total = (slope * means).sum() / sharing.ranks
+        ctx.save_for_backward(slope / (time * sharing.ranks), total, load.sum(0))
+        ctx.balance, ctx.adds = balance, sharing.adds
         return shares.view_as(shares)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         slope, total, load = ctx.saved_tensors
         balance = ctx.balance
         balance.note(total, load)
-        return gradient + balance.weight * balance.coefficient * slope.unsqueeze(1), None, None
+        if ctx.adds:
+            gradient = gradient + balance.weight * balance.coefficient * slope.unsqueeze(1)
+        return gradient, None, None, None
 
 
 def balances(model: nn.Module) -> list[Balance]:

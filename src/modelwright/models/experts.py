@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function
 
-from modelwright.models.balance import Balance
+from modelwright.models.balance import ALONE, Balance, Sharing
 
 Compute = Callable[[Tensor, Tensor], Tensor]
 """Rows ``[rows, width]`` in the order of their experts, and how many there are of each -> the same shape."""
+
+
+class Weights(NamedTuple):
+    """What experts compute with: ``router [experts, width]``, the others ``[experts, in, out]``."""
+
+    router: Tensor
+    up: Tensor
+    down: Tensor
+    gate: Tensor | None
 
 
 class Experts(nn.Module):
@@ -56,38 +66,60 @@ class Experts(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """``x [batch, time, width]`` -> the same shape."""
-        shares, chosen = self._route(x)
+        return mixed(x, self.router.weight, self.up, self.down, self.gate, self)
+
+    def mix(self, x: Tensor, weights: Weights, sharing: Sharing = ALONE) -> Tensor:
+        """The forward with weights that are given: all, or a part of every expert's hidden units.
+
+        Args:
+            x: ``[batch, time, width]``, of whole samples or of some of their positions.
+            weights: of the experts here, which are all of them unless tokens ``travel``.
+            sharing: the ranks that work on the same samples.
+        """
+        shares, chosen = self._route(x, weights.router, sharing)
         rows = x.flatten(0, -2)
         order = chosen.flatten().argsort(stable=True)  # choices in the order of their experts
         back = order.argsort()
         sent: Tensor = _Sent.apply(rows, order, back, self.chosen)  # type: ignore[no-untyped-call]
-        done = self._work(sent, numbers(chosen.flatten(), self.experts))
+        done = self._work(sent, numbers(chosen.flatten(), self.experts), weights)
         done = in_order(done, back).view(len(rows), self.chosen, rows.size(1))
         return (done * shares.flatten(0, -2).unsqueeze(-1).to(done.dtype)).sum(1).view_as(x)
 
-    def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _route(self, x: Tensor, router: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
         """How much each chosen expert counts, and which they are: ``[batch, time, chosen]`` both."""
         wide = torch.promote_types(x.dtype, torch.float32)
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            every = functional.softmax(functional.linear(x.to(wide), self.router.weight.to(wide)), dim=-1)
+            every = functional.softmax(functional.linear(x.to(wide), router.to(wide)), dim=-1)
             chosen = every.topk(self.chosen, dim=-1).indices
-            shares = self.balance(every, chosen).gather(-1, chosen)
+            shares = self.balance(every, chosen, sharing).gather(-1, chosen)
             return (shares if self.chosen == 1 else shares / shares.sum(-1, keepdim=True)), chosen
 
-    def _work(self, rows: Tensor, sizes: Tensor) -> Tensor:
-        return self._compute(rows, sizes) if self.travel is None else self.travel(rows, sizes, self._compute)
+    def _work(self, rows: Tensor, sizes: Tensor, weights: Weights) -> Tensor:
+        def compute(rows: Tensor, sizes: Tensor) -> Tensor:
+            return _computed(rows, sizes, weights)
 
-    def _compute(self, rows: Tensor, sizes: Tensor) -> Tensor:
-        products = Grouped(rows, sizes)
-        inner = products(rows, self.up)
-        if self.gate is None:
-            return products(functional.gelu(inner), self.down)
-        return products(functional.silu(products(rows, self.gate)) * inner, self.down)
+        return compute(rows, sizes) if self.travel is None else self.travel(rows, sizes, compute)
 
     def _initialise(self) -> None:
         for name in self.stacked:
             parameter = getattr(self, name)
             nn.init.normal_(parameter, std=parameter.size(1) ** -0.5)
+
+
+def mixed(x: Tensor, router: Tensor, up: Tensor, down: Tensor, gate: Tensor | None, layer: Experts) -> Tensor:
+    """:meth:`Experts.forward` with its tensors side by side, for a ``TorchFunctionMode`` to see them."""
+    given = (x, router, up, down, gate)
+    if has_torch_function(given):  # as where ranks hold pieces of them
+        return handle_torch_function(mixed, given, *given, layer)
+    return layer.mix(x, Weights(router, up, down, gate))
+
+
+def _computed(rows: Tensor, sizes: Tensor, weights: Weights) -> Tensor:
+    products = Grouped(rows, sizes)
+    inner = products(rows, weights.up)
+    if weights.gate is None:
+        return products(functional.gelu(inner), weights.down)
+    return products(functional.silu(products(rows, weights.gate)) * inner, weights.down)
 
 
 def numbers(chosen: Tensor, experts: int) -> Tensor:

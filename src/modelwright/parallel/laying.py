@@ -73,10 +73,10 @@ def lay_out(
     program.in_step = any(axis in layouts for axis in ("shard", "expert"))
     if "tensor" in layouts or "context" in layouts:
         divide_computation(program, mesh, layouts.get("tensor"), layouts.get("context"), example)
-        for parameter, division in program.divisions.items():  # copies in a shorter type take it along
-            parameter._division = division  # type: ignore[attr-defined]
     if "expert" in layouts:
         program = layouts["expert"].apply(program, mesh)
+    for parameter, division in program.divisions.items():  # copies in a shorter type take it along
+        parameter._division = division  # type: ignore[attr-defined]
     if "pipeline" in layouts:
         program = layouts["pipeline"].apply(program, mesh, example())
     settle()

@@ -136,13 +136,6 @@ def _offload(product: Product) -> Iterator[ModelwrightError]:
         )
 
 
-def _experts(product: Product) -> Iterator[ModelwrightError]:
-    if product.has("expert") and (axis := product.has("tensor", "context")):
-        yield _refusal(
-            f"the layouts expert and {axis} are not combined yet", f"plan.layout.{axis}", "leave one of them out"
-        )
-
-
 def _scheduled(product: Product) -> Iterator[ModelwrightError]:
     if product.has("pipeline") is None:
         return
@@ -190,7 +183,6 @@ _RULES: tuple[Callable[[Product], Iterator[ModelwrightError]], ...] = (
     _whole_tensors,
     _updates,
     _offload,
-    _experts,
     _scheduled,
     _pipelined_shards,
     _divided_stages,

@@ -39,6 +39,10 @@ ONE_AXIS = [
     case(tensor=2, model="blocks"),
     case(tensor=2, model="llama"),
     case(expert=2, fields=EVEN),
+    case(tensor=2, fields=EVEN),
+    case(tensor={"size": 2, "sequence": False}, fields=EVEN),
+    case(tensor=2, fields={**EVEN, "hidden": 7}),
+    case(context=2, fields=EVEN),
 ]
 ATTENTION = [
     case(model=model, context={"size": 2, "attention": way, "balanced": balanced})
@@ -94,6 +98,13 @@ PRODUCTS = [
     case(pipeline=2, shard=2),
     case(pipeline=2, shard={"size": 2, "stage": 1}, model="blocks"),
     case(pipeline=2, expert=2, fields=EVEN),
+    case(expert=2, tensor=2, fields=EVEN),
+    case(expert=2, tensor={"size": 2, "sequence": False}, fields={**EVEN, "activation": "gelu"}),
+    case(expert=2, tensor=2, fields={**EVEN, "hidden": 7}),
+    case(expert=2, tensor={"size": 2, "sequence": False}, fields={**EVEN, "hidden": 7}),
+    case(expert=2, context=2, fields=EVEN),
+    case(expert=2, context={"size": 2, "attention": "all-gather"}, exchange="ring", fields=EVEN),
+    case(tensor=2, context=2, fields=EVEN),
 ]
 
 

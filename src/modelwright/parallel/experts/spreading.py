@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.group import Group
 from modelwright.models.experts import Experts
+from modelwright.parallel.divided.division import Division, axes_of, whole_dim
 from modelwright.parallel.experts.travel import Travel
 from modelwright.parallel.parts import Part
 
@@ -18,7 +20,12 @@ def expert_parameters(model: nn.Module) -> list[str]:
     return [_joined(name, stack) for name, layer in _layers(model) for stack in layer.stacked]
 
 
-def apply(model: nn.Module, group: Group) -> dict[str, Part]:
+def apply(
+    model: nn.Module,
+    group: Group,
+    parts: Mapping[str, Part] | None = None,
+    divisions: Mapping[Tensor, Division] | None = None,
+) -> dict[str, Part]:
     """Keep this rank's equal share of each layer's experts, in place, and let tokens travel to the others.
 
     A gradient of what is kept then holds the tokens of all ranks of the group: it is to be summed over replicas of the
@@ -27,23 +34,28 @@ def apply(model: nn.Module, group: Group) -> dict[str, Part]:
     Args:
         model: with the same weights on every rank.
         group: the ranks that share the experts.
+        parts: what is held of the whole, by name of the parameter, where that is not all.
+        divisions: of the parameters over other axes, within the ranks that have the same experts; kept up to date.
 
     Returns:
         What is held, by name of the parameter.
 
     Raises:
-        ModelwrightError: there are no experts, or they cannot be shared out evenly.
+        ModelwrightError: there are no experts, they cannot be shared out evenly, or another axis divides them already.
     """
-    layers = dict(_layers(model))
     check_experts(model, group.size)
     if group.size == 1:
         return {}
-    parts = {}
-    for name, layer in layers.items():
+    found = {}
+    for owner, layer in _layers(model):
         for stack in layer.stacked:
-            parts[_joined(name, stack)] = _kept(layer, stack, group)
+            name, whole = _joined(owner, stack), getattr(layer, stack)
+            mine = _kept(name, whole, group, cast(dict[Any, Any], {} if divisions is None else divisions))
+            setattr(layer, stack, mine)
+            part = (parts or {}).get(name) or Part.whole(whole.shape)
+            found[name] = part.rows(0, group.rank * len(mine), (group.rank + 1) * len(mine))
         layer.travel = Travel(group)
-    return parts
+    return found
 
 
 def check_experts(model: nn.Module, ranks: int) -> None:
@@ -68,13 +80,20 @@ def check_experts(model: nn.Module, ranks: int) -> None:
             )
 
 
-def _kept(layer: Experts, stack: str, group: Group) -> Part:
-    whole: nn.Parameter = getattr(layer, stack)
-    each = layer.experts // group.size
-    part = Part.whole(whole.shape).rows(0, group.rank * each, (group.rank + 1) * each)
-    mine = nn.Parameter(part.take(whole.detach()).clone(), requires_grad=whole.requires_grad)
-    setattr(layer, stack, mine)
-    return part
+def _kept(name: str, whole: nn.Parameter, group: Group, divisions: dict[Tensor, Division]) -> nn.Parameter:
+    each, division = len(whole) // group.size, divisions.pop(whole, None)
+    if division is not None and axes_of(division.dims[0]):
+        raise ModelwrightError(
+            f"the experts of '{name}' are pinned to be divided over {min(axes_of(division.dims[0]))}, and the axis "
+            "expert divides them",
+            where="plan.layout.tensor.pins",
+            remedy="leave the pin out: hidden units are divided over tensor, experts over expert",
+        )
+    rows = whole.detach().narrow(0, group.rank * each, each)
+    mine = nn.Parameter(rows.clone(), requires_grad=whole.requires_grad)
+    if division is not None:
+        divisions[mine] = division.with_dim(0, whole_dim(each))
+    return mine
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Experts]]:

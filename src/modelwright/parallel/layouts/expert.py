@@ -37,7 +37,7 @@ class Expert:
         group = mesh.axis(self.axis)
         if group.size == 1:
             return program
-        program.held.divide(apply(program.model, group))
+        program.held.divide(apply(program.model, group, program.held.parts, program.divisions))
         program.in_step = True
         return ExpertProgram(program, group) if type(program) is LocalProgram else program
 
@@ -48,7 +48,7 @@ class Expert:
             ModelwrightError: there are no experts, or they cannot be shared out evenly.
         """
         draft.experts = draft.group((self.axis,))
-        apply(draft.model, draft.experts)
+        apply(draft.model, draft.experts, divisions=draft.divisions)
         spread = set(expert_parameters(draft.model))
         draft.hold(lambda name: REPLICAS if name in spread else (*REPLICAS, self.axis))
         return draft

@@ -186,7 +186,7 @@ class _Derivation:
 
     def _why(self, leaf: int, chosen: frozenset[int]) -> tuple[int, str]:
         """The reason that a class is not divided, and how much it matters beside others."""
-        if leaf in self.roles.counted - self.roles.looked_up:
+        if leaf in (self.roles.counted - self.roles.looked_up) | self.roles.ranked:
             return 2, self.roles.obstacle(leaf)
         if obstacle := self.roles.obstacle(leaf):
             return (4 if leaf in self.roles.normed else 5), obstacle

@@ -28,6 +28,7 @@ class Roles:
         normed: values are divided by statistics over it.
         scored: products of activations with each other sum over it.
         mixed: neighbours are mixed along it.
+        ranked: the largest along it are found, for which a rank needs them all.
         nouns: what its entries are.
     """
 
@@ -38,6 +39,7 @@ class Roles:
     normed: set[int] = field(default_factory=set)
     scored: set[int] = field(default_factory=set)
     mixed: set[int] = field(default_factory=set)
+    ranked: set[int] = field(default_factory=set)
     nouns: dict[int, str] = field(default_factory=dict)
 
     def obstacle(self, leaf: int) -> str:
@@ -47,6 +49,7 @@ class Roles:
             (leaf in self.counted and leaf not in self.looked_up, "its rows are places that the code counts"),
             (leaf in self.normed, "norms reduce over it"),
             (leaf in self.scored, "scores sum over it"),
+            (leaf in self.ranked, "the largest along it are chosen"),
             (leaf in self.twice, "a tensor has it in two dims"),
             (leaf not in self.written | self.looked_up, "no product with a weight makes it"),
         )
@@ -102,6 +105,8 @@ def _look(operator: Operator, leaves: Leaves, reading: _Reading, found: Roles) -
         _look_at_table(operator, leaves, reading, found)
     elif name == "scaled_dot_product_attention":
         _look_at_attention(operator, leaves, found)
+    elif name == "topk":
+        _look_at_choice(operator, leaves, found)
 
 
 def _look_at_product(operator: Operator, leaves: Leaves, reading: _Reading, found: Roles) -> None:
@@ -117,6 +122,14 @@ def _look_at_product(operator: Operator, leaves: Leaves, reading: _Reading, foun
     for number in weights:
         made = leaves[number][-2] if number == left else leaves[number][-1]
         found.written.update(made if len(leaves[number]) > 1 else ())
+
+
+def _look_at_choice(operator: Operator, leaves: Leaves, found: Roles) -> None:
+    given, dim = operator.input("self"), operator.arguments["dim"]
+    assert given is not None
+    assert isinstance(dim, int)
+    if leaves[given]:
+        found.ranked.update(leaves[given][dim])
 
 
 def _look_at_convolution(operator: Operator, leaves: Leaves, found: Roles) -> None:
