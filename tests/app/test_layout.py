@@ -72,6 +72,11 @@ def test_experts_are_spread() -> None:
     whole = told("model.experts=4", "plan.workers=1")["held"][0]["parameters"]
     spread = told("model.experts=4", "plan.layout.expert=2")["held"][0]["parameters"]
     assert 0.5 * whole < spread < 0.9 * whole
+    both = told("model.experts=4", "plan.layout={expert: 2, tensor: 2}")
+    rows = {row["name"].rpartition(".")[2]: row for row in both["tensor"]["parameters"]}
+    experts = sum(rows[name]["bytes"] for name in ("gate", "up", "down"))
+    assert all("units" in rows[name]["how"] for name in ("gate", "up", "down"))
+    assert both["held"][0]["parameters"] == sum(r["bytes"] for r in both["tensor"]["parameters"]) - experts // 2
 
 
 def test_more_workers_than_the_machine_bears_are_explained_all_the_same() -> None:

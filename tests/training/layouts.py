@@ -60,6 +60,7 @@ def prepared(
     *,
     layout: dict[str, int] | None = None,
     settings: dict[str, dict[str, Any]] | None = None,
+    batch: int = BATCH,
     micro_batch: int = 2,
     optimizer: str = "adamw",
     dtype: str = "float64",
@@ -88,7 +89,7 @@ def prepared(
         data=Splits(train=InMemory(data), held_out=InMemory({name: value[:7] for name, value in data.items()})),
         objective=NextToken(),
         optimizer=OPTIMIZERS[optimizer],
-        batch=BATCH,
+        batch=batch,
         seed=3,
         clip=clip,
         averaging=Ema(decay=0.5) if average else None,
@@ -291,14 +292,14 @@ FOUR: list[dict[str, Any]] = [
 SPREAD = {"experts": 4, "hidden": 8}
 WHOLE = {"experts": 4, "hidden": 7}  # units that two ranks cannot share
 PLAIN = {"tensor": {"sequence": False}}
+PINNED = {"tensor": {"pins": {"blocks.*.feed_forward.up": None, "blocks.*.feed_forward.router.weight": 0}}}
 EXPERTS_TWO: list[dict[str, Any]] = [
     {"layout": {"tensor": 2}, "model": SPREAD},
     {"layout": {"context": 2}, "model": SPREAD},
     {"layout": {"tensor": 2}, "model": SPREAD, "settings": PLAIN},
     {"layout": {"tensor": 2}, "model": WHOLE},
     {"layout": {"tensor": 2}, "model": WHOLE, "settings": PLAIN},
-    {"layout": {"tensor": 2}, "model": SPREAD, "settings": {"tensor": {"pins": {"blocks.*.feed_forward.*": 0}}}},
-    {"layout": {"tensor": 2}, "model": SPREAD, "settings": {"tensor": {"pins": {"blocks.*.feed_forward.up": 1}}}},
+    {"layout": {"tensor": 2}, "model": SPREAD, "settings": PINNED},
 ]
 """Experts that computation is divided around, or within; the first ones cover what there is."""
 EXPERTS_FOUR: list[dict[str, Any]] = [
@@ -307,6 +308,7 @@ EXPERTS_FOUR: list[dict[str, Any]] = [
     {"layout": {"expert": 2, "tensor": 2}, "model": SPREAD, "settings": PLAIN},
     {"layout": {"expert": 2, "tensor": 2}, "model": WHOLE},
     {"layout": {"expert": 2, "tensor": 2}, "model": WHOLE, "settings": PLAIN},
+    {"layout": {"expert": 2, "tensor": 2}, "model": SPREAD, "settings": PINNED},
     {"layout": {"tensor": 2, "context": 2}, "model": SPREAD},
     {"layout": {"expert": 2, "context": 2}, "model": SPREAD, "settings": {"context": {"attention": "all-gather"}}},
     {"layout": {"pipeline": 2, "tensor": 2}, "model": SPREAD},

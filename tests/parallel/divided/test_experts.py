@@ -8,15 +8,12 @@ import pytest
 import torch
 from tests.world import run_world
 
-from modelwright.base.errors import ModelwrightError
-from modelwright.base.group import Group
 from modelwright.base.world import Mesh, arranged
 from modelwright.graph import trace
 from modelwright.models.experts import Experts
 from modelwright.models.gpt import GPT
 from modelwright.objectives.next_token import NextToken
 from modelwright.parallel.divided import Axes, Sequence, divided_along, dividing, full, piece, whole
-from modelwright.parallel.experts import apply
 from modelwright.parallel.tensor import Decision, derive
 
 HERE = "tests.parallel.divided.test_experts"
@@ -94,12 +91,3 @@ def test_only_tokens_and_gradients_of_the_router_travel(axis: str) -> None:
         assert rank["gap"] < 1e-13
         assert rank["unknown"] == []
         assert rank["sent"] <= (5 * tokens if axis == "tensor" else tokens) + weights + 2 * number
-
-
-def test_experts_pinned_to_another_axis_are_not_spread_too() -> None:
-    model = layer()
-    divisions = {model.gate: divided_along(model.gate.shape, 0, "tensor")}
-    with pytest.raises(ModelwrightError, match="pinned to be divided over tensor") as caught:
-        apply(model, Group(0, 2), divisions=divisions)
-    assert caught.value.where == "plan.layout.tensor.pins"
-    assert caught.value.remedy

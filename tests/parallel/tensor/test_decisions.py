@@ -157,7 +157,7 @@ def test_heads_that_do_not_divide_stay_whole_and_say_so() -> None:
     uneven = {row.name for row in of_gpt(4, heads=6, width=24, hidden=32).rows if row.uneven}
     assert uneven == {
         f"blocks.*.attention.{name}.weight" for name in ("query", "key")
-    }  # of the others parts of heads are divided
+    }
     assert not any(row.uneven for row in of_gpt(4).rows)
 
 

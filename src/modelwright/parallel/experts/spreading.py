@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.group import Group
 from modelwright.models.experts import Experts
-from modelwright.parallel.divided.division import Division, axes_of, whole_dim
+from modelwright.parallel.divided.division import Division, whole_dim
 from modelwright.parallel.experts.travel import Travel
 from modelwright.parallel.parts import Part
 
@@ -41,7 +41,7 @@ def apply(
         What is held, by name of the parameter.
 
     Raises:
-        ModelwrightError: there are no experts, they cannot be shared out evenly, or another axis divides them already.
+        ModelwrightError: there are no experts, or they cannot be shared out evenly.
     """
     check_experts(model, group.size)
     if group.size == 1:
@@ -50,7 +50,7 @@ def apply(
     for owner, layer in _layers(model):
         for stack in layer.stacked:
             name, whole = _joined(owner, stack), getattr(layer, stack)
-            mine = _kept(name, whole, group, cast(dict[Any, Any], {} if divisions is None else divisions))
+            mine = _kept(whole, group, cast(dict[Any, Any], {} if divisions is None else divisions))
             setattr(layer, stack, mine)
             part = (parts or {}).get(name) or Part.whole(whole.shape)
             found[name] = part.rows(0, group.rank * len(mine), (group.rank + 1) * len(mine))
@@ -80,18 +80,11 @@ def check_experts(model: nn.Module, ranks: int) -> None:
             )
 
 
-def _kept(name: str, whole: nn.Parameter, group: Group, divisions: dict[Tensor, Division]) -> nn.Parameter:
+def _kept(whole: nn.Parameter, group: Group, divisions: dict[Tensor, Division]) -> nn.Parameter:
     each, division = len(whole) // group.size, divisions.pop(whole, None)
-    if division is not None and axes_of(division.dims[0]):
-        raise ModelwrightError(
-            f"the experts of '{name}' are pinned to be divided over {min(axes_of(division.dims[0]))}, and the axis "
-            "expert divides them",
-            where="plan.layout.tensor.pins",
-            remedy="leave the pin out: hidden units are divided over tensor, experts over expert",
-        )
     rows = whole.detach().narrow(0, group.rank * each, each)
     mine = nn.Parameter(rows.clone(), requires_grad=whole.requires_grad)
-    if division is not None:
+    if division is not None:  # of each expert by itself
         divisions[mine] = division.with_dim(0, whole_dim(each))
     return mine
 
