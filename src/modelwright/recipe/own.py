@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast, overload
+from typing import Any, cast, overload
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from modelwright.objectives.held import check_whole
 from modelwright.optim import Optimizer, Schedule
 from modelwright.optim.closure import check_closure_free
 from modelwright.optim.groups import trainable
+from modelwright.optim.seeing import Sees, sees_of
 from modelwright.recipe.foreign import Foreign
 from modelwright.recipe.schema import Recipe, UpdateSettings
 from modelwright.training.updating import Updating
@@ -112,10 +113,9 @@ class OwnOptimizer:
     technique: Any
 
     @property
-    def sees(self) -> Literal["elements", "tensors", "model"]:
-        """What the technique declares; one that declares nothing may go by all parameters together."""
-        declared: Literal["elements", "tensors", "model"] = getattr(self.technique, "sees", "model")
-        return declared
+    def sees(self) -> Sees:
+        """What the technique declares, or is known of torch's; another may go by all parameters together."""
+        return sees_of(self.technique.target() if isinstance(self.technique, Foreign) else self.technique)
 
     def build(self, model: nn.Module) -> Optimizer:
         """The optimizer of the trainable parameters of ``model``."""
