@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,18 @@ from modelwright.data.memory import InMemory
 from modelwright.models.experts import Experts
 from modelwright.models.gpt import GPT
 from modelwright.objectives.next_token import NextToken
+from modelwright.optim import OptimizerTechnique
+from modelwright.optim.adafactor import Adafactor
 from modelwright.optim.adamw import AdamW
 from modelwright.optim.averages.ema import Ema
+from modelwright.optim.muon import Muon
 from modelwright.optim.scaling import DynamicScale
 from modelwright.optim.sgd import SGD
 from modelwright.parallel.exchanges.none import NoExchange
 from modelwright.parallel.precisions.short_weights import Bf16Weights
 from modelwright.parallel.program import local_norm
+from modelwright.recipe.foreign import Foreign
+from modelwright.recipe.own import OwnOptimizer
 from modelwright.training import checkpoints
 from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Budget
@@ -33,7 +38,29 @@ BATCH, TIME, VOCABULARY, STEPS = 8, 8, 24, 3
 # Far above what float16 holds, so twice it overflows; then it is far below, whatever order sums are taken in.
 SCALE = DynamicScale(initial=2.0**31, backoff=2.0**-8, interval=2)
 # With the usual eps Adam makes whole steps of gradients that are rounding noise.
-OPTIMIZERS = {"adamw": AdamW(lr=0.01, eps=1e-6, weight_decay=0.1), "sgd": SGD(lr=0.1, momentum=0.9)}
+OPTIMIZERS: dict[str, OptimizerTechnique] = {
+    "adamw": AdamW(lr=0.01, eps=1e-6, weight_decay=0.1),
+    "sgd": SGD(lr=0.1, momentum=0.9),
+    "muon": Muon(lr=0.02, weight_decay=0.1, adamw_eps=1e-6),
+    "adafactor": Adafactor(lr=0.05, weight_decay=0.1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonOfPieces(Muon):
+    """Declares what is not so."""
+
+    sees: ClassVar[Literal["elements", "tensors"]] = "elements"
+
+
+def torchs(name: str, **arguments: Any) -> OwnOptimizer:
+    """One of torch's, as a recipe names it."""
+    return OwnOptimizer(Foreign(use=f"torch.optim:{name}", arguments={"lr": 0.01, **arguments}))
+
+
+OPTIMIZERS["torch adagrad"] = torchs("Adagrad", initial_accumulator_value=0.1)
+OPTIMIZERS["torch adafactor"] = torchs("Adafactor")
+OPTIMIZERS["muon of pieces"] = MuonOfPieces(lr=0.02, adamw_eps=1e-6)
 
 
 def texts(samples: int = 32, *, even: bool = False) -> dict[str, Tensor]:
@@ -327,6 +354,11 @@ EXPERTS_EIGHT: list[dict[str, Any]] = [
 FP16: dict[str, Any] = {"dtype": "float32", "precision": "fp16", "optimizer": "sgd", "steps": 5}
 SHORT: dict[str, Any] = {"dtype": "float32", "precision": "bf16-weights", "optimizer": "sgd"}
 COPIES: dict[str, Any] = {**SHORT, "short": "float64", "recompute": "full", "average": True}
+WHOLE: list[dict[str, Any]] = [
+    {"optimizer": "muon", "offload": "moments", "average": True},
+    {"optimizer": "adafactor", "micro_batch": 1, "model": {"tied_embeddings": False}},
+]
+"""Optimizers that see whole tensors."""
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"micro_batch": 1, "optimizer": "sgd", "clip": None, "model": {"tied_embeddings": False}},
@@ -336,6 +368,7 @@ VARIANTS: list[dict[str, Any]] = [
     FP16,
     SHORT,
     COPIES,
+    *WHOLE,
 ]
 """Accumulation, unequal targets, tied weights, averages, optimizers, recomputation, number formats."""
 

@@ -18,6 +18,7 @@ from tests.training.layouts import (
     SPREAD,
     TWO,
     VARIANTS,
+    WHOLE,
     matrix,
     outcome,
     prepared,
@@ -107,6 +108,8 @@ def test_experts_divided_along_other_axes_train_like_one(tmp_path: Path, full: b
     judge([*EXPERTS_EIGHT, *narrow], 8, tmp_path / "8")
 
 
+WHOLE_ON_TWO = [(1, 0), (2, 1), (5, 0)]
+WHOLE_ON_FOUR = [(8, 1)]
 NARROW = [(2, FP16), (12, FP16), (2, COPIES), (4, SHORT), (5, COPIES)]
 
 
@@ -114,6 +117,18 @@ def test_numbers_of_16_bits_are_rounded_as_in_one_process(tmp_path: Path, full: 
     """In fp16 two steps overflow and are left out, by the same events; the scale falls, and grows again."""
     if not full:  # where all of the matrix has it already
         judge([with_variant(TWO[place], variant) for place, variant in NARROW], 2, tmp_path)
+
+
+def test_optimizers_that_see_whole_tensors_train_like_in_one_process(tmp_path: Path, full: bool) -> None:
+    """What is divided is put together on one of its holders; all of the matrix has it already."""
+    if not full:
+        judge([with_variant(TWO[place], WHOLE[way]) for place, way in WHOLE_ON_TWO], 2, tmp_path / "two")
+        judge([with_variant(FOUR[place], WHOLE[way]) for place, way in WHOLE_ON_FOUR], 4, tmp_path / "four")
+
+
+def test_optimizers_of_torch_by_import_path_train_like_in_one_process(tmp_path: Path) -> None:
+    wished = [(1, "adagrad"), (5, "adafactor")]
+    judge([with_variant(TWO[place], {"optimizer": f"torch {name}"}) for place, name in wished], 2, tmp_path)
 
 
 def spoilt(mesh: Mesh, cases: list[dict[str, Any]], how: str) -> list[list[Any]]:
@@ -187,7 +202,8 @@ def test_what_is_wrong_is_seen(tmp_path: Path) -> None:
         *(("replicate", "mean of means"), ("shard", "mean of means")),
         *(("tensor", "own norm"), ("pipeline", "own norm")),
     ]
-    cases = [{"layout": {axis: 2}, "fault": fault} for axis, fault in wrong]
+    cases: list[dict[str, Any]] = [{"layout": {axis: 2}, "fault": fault} for axis, fault in wrong]
+    cases += [{"layout": {axis: 2}, "optimizer": "muon of pieces"} for axis in ("shard", "tensor")]
     seen_wrong(cases, 2, tmp_path)
 
 

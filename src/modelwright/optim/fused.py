@@ -29,8 +29,12 @@ def fused_or_foreach(kind: Kind, groups: list[dict[str, Any]], **settings: Any) 
 
 
 def _fills_its_memory(parameter: torch.Tensor) -> bool:
-    """Whether gradient and moments, which torch makes dense, get the strides of the parameter."""
-    return parameter.stride() == torch.empty_like(parameter, device="meta").stride()
+    """Whether gradient and moments, which torch makes dense, get the strides of the parameter.
+
+    What only stands in for a tensor, without memory of its own, is replaced by one that does before any step.
+    """
+    stands_in = parameter.untyped_storage().nbytes() < parameter.nbytes
+    return stands_in or parameter.stride() == torch.empty_like(parameter, device="meta").stride()
 
 
 def _try(kind: Kind, device: torch.device, dtype: torch.dtype) -> None:

@@ -87,5 +87,6 @@ def lay_out(
         Replicate(exchange=exchange).connect(program, mesh.along(*_REPLICAS))
     if "shard" in layouts:  # torch sums over replicas while the backward computes, where all-reduce is wanted
         program = layouts["shard"].apply(program, mesh, _REPLICAS if summed else ())
-    program.norm_of = divided_norm(program.held, mesh.along(*_MODEL_AXES))
+    program.together = mesh.along(*_MODEL_AXES)
+    program.norm_of = divided_norm(program.held, program.together)
     return program

@@ -108,15 +108,14 @@ def _compression(product: Product) -> Iterator[ModelwrightError]:
         )
 
 
-def _whole_tensors(product: Product) -> Iterator[ModelwrightError]:
-    dividing = {"elements": (), "tensors": ("shard", "tensor", "expert")}
-    axes = dividing.get(product.sees, ("shard", "tensor", "expert", "pipeline"))
-    if axis := product.has(*axes):
-        needs = "whole tensors" if product.sees == "tensors" else "all parameters together, as far as it declares"
+def _whole_model(product: Product) -> Iterator[ModelwrightError]:
+    if product.sees == "model" and (axis := product.has("shard", "tensor", "expert", "pipeline")):
         yield _refusal(
-            f"the optimizer has to see {needs}, and the layout {axis} divides them",
+            "the optimizer has to see all parameters together, as far as it declares, and the layout "
+            f"{axis} divides them",
             "optimizer",
-            "choose one that updates each number on its own, such as adamw; or other layouts",
+            "choose one that updates each number or each tensor on its own, such as adamw or muon; if this one does, "
+            'let it declare sees = "elements" or "tensors"; or choose other layouts',
         )
 
 
@@ -180,7 +179,7 @@ _RULES: tuple[Callable[[Product], Iterator[ModelwrightError]], ...] = (
     _compiled,
     _precision,
     _compression,
-    _whole_tensors,
+    _whole_model,
     _updates,
     _offload,
     _scheduled,

@@ -41,6 +41,7 @@ class LocalProgram:
     Attributes:
         held: what this rank has of the model.
         replicas: the ranks that compute the same with other samples.
+        together: the ranks that hold the model together, without their replicas.
         contributes: whether this rank's totals and counts count: others along an axis that shares samples have the
             same.
         in_step: whether ranks with other samples take part in each other's forward.
@@ -68,6 +69,7 @@ class LocalProgram:
         self.trained: frozenset[nn.Parameter] | None = None
         self.terms: frozenset[str] | None = None
         self.replicas = Group(0, 1)
+        self.together = Group(0, 1)
         self.contributes = True
         self.divisions: Mapping[Tensor, Division] = {}
         self.surroundings: list[Callable[[], AbstractContextManager[object]]] = []

@@ -45,7 +45,7 @@ from modelwright.training.state import Numbers, State, Tensors
 from modelwright.training.steps import Step, steps
 from modelwright.training.training import Training
 from modelwright.training.update import Update
-from modelwright.training.updating import joined, shares
+from modelwright.training.updating import joined, laid_out, shares
 from modelwright.training.weights import Weights
 
 Note = Callable[[int, NDArray[np.int64]], None]
@@ -83,6 +83,7 @@ class Prepared:
             seed=training.seed,
             total=plan.steps,
             averages=self.weights.averages,
+            owning=[update.owning for update in self.updates if update.owning is not None],
             numbers_of=self._numbers(),
             tensors_of=self._tensors(),
         )
@@ -301,11 +302,11 @@ def _updates(training: Training, plan: Plan, program: LocalProgram) -> list[Upda
     with program.held.local():
         trained = shares(program.model, updatings)
         elsewhere = program.held.absent
-        optimizers = {name: each.build(program.model, trained[name], elsewhere) for name, each in updatings.items()}
+        optimizers = {name: laid_out(each, program, trained[name], elsewhere) for name, each in updatings.items()}
     updates = []
     for name, updating in updatings.items():
         part = program if not training.updates else program.part(trained[name], updating.terms)
-        optimizer = optimizers[name]
+        optimizer, owning = optimizers[name]
         check_schedules(
             optimizer,
             learning_rate=updating.schedule,
@@ -324,6 +325,7 @@ def _updates(training: Training, plan: Plan, program: LocalProgram) -> list[Upda
                 clip=updating.clip,
                 every=updating.every,
                 scale=training.loss_scale.build() if scaled else None,
+                owning=owning,
             )
         )
     return updates

@@ -8,7 +8,7 @@ saved for a resumed run to repeat them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.optim import Average, Optimizer
 from modelwright.optim.state import changed_settings, group_settings, load_optimizer_state, optimizer_state
 from modelwright.parallel.holdings import Holdings
+from modelwright.parallel.owning import Owning
 from modelwright.parallel.parts import Part
 
 
@@ -61,6 +62,7 @@ class State:
         seconds: spent in steps so far, over all sittings.
         scored: the last step that held-out data was scored after, on the way.
         averages: of the weights, if any.
+        owning: of optimizers whose state of a divided tensor is whole on one rank.
         numbers_of, tensors_of: further parts by name.
     """
 
@@ -74,6 +76,7 @@ class State:
     seconds: float = 0.0
     scored: int = 0
     averages: Average | None = None
+    owning: Sequence[Owning] = ()
     numbers_of: dict[str, Numbers] = field(default_factory=dict)
     tensors_of: dict[str, Tensors] = field(default_factory=dict)
     _built: list[dict[str, Any]] = field(init=False, repr=False, compare=False)
@@ -112,7 +115,11 @@ class State:
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Moments and counters as ``PARAMETER/moment``, and what the optimizer changed in its groups."""
         changed = changed_settings(self.optimizer, self._built)
-        return {**optimizer_state(self.optimizer, self.names()), **changed}
+        return {**optimizer_state(self.optimizer, self._optimized()), **changed}
+
+    def _optimized(self) -> dict[nn.Parameter, str]:
+        """Names of the parameters that this rank's optimizer has."""
+        return {**self.names(), **{whole: name for each in self.owning for whole, name in each.names.items()}}
 
     def further_tensors(self) -> dict[str, Tensor]:
         """Those of the further parts, as ``PART/NAME``."""
@@ -148,7 +155,7 @@ class State:
         self._check_same_parts(numbers.get("parts", {}), further)
         self.held.check(model)
         self.held.put(self.held.pieces(model))
-        load_optimizer_state(self.optimizer, self.names(), self.pieces(optimizer))
+        load_optimizer_state(self.optimizer, self._optimized(), self._optimizer_pieces(optimizer))
         for name, part in self.numbers_of.items():
             part.load(numbers["parts"][name])
         tensors = _by_part(self.pieces(further))
@@ -173,8 +180,23 @@ class State:
                 pieces[path] = part.take(tensor).clone() if tensor.shape == part.shape else tensor
         return pieces
 
+    def _optimizer_pieces(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of the optimizer's whole tensors, what this rank holds: of those that have an owner all, or nothing."""
+        names = {path: self.parameter_of(path) for path in tensors}
+        divided = {path: tensor for path, tensor in tensors.items() if names[path] not in self._gathered()}
+        owned = {name for each in self.owning for name in each.names.values()}
+        return self.pieces(divided) | {path: tensor for path, tensor in tensors.items() if names[path] in owned}
+
+    def _gathered(self) -> set[str]:
+        return {name for each in self.owning for name in each.gathered}
+
+    def optimizer_part_of(self, path: str, tensor: Tensor) -> Part:
+        """Where this rank's piece of a tensor of the optimizer lies in the whole."""
+        whole = self.parameter_of(path) in self._gathered()
+        return Part.whole(tensor.shape) if whole else self.part_of(path, tensor)
+
     def part_of(self, path: str, tensor: Tensor) -> Part:
-        """Where this rank's piece of a tensor of the state lies in the whole."""
+        """Where this rank's piece of another tensor of the state lies in the whole."""
         name = self.parameter_of(path)
         if name is not None:
             part = self.held.part(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -18,6 +19,7 @@ from modelwright.optim.scaling import LossScale
 from modelwright.optim.settings import apply_schedules
 from modelwright.optim.stepping import take_step
 from modelwright.parallel import Program
+from modelwright.parallel.owning import Owning
 from modelwright.training.reading import Reading
 
 
@@ -57,6 +59,7 @@ class Update:
         every: acts in every so many steps, the first one among them.
         momentum_schedule, weight_decay_schedule: factors on those settings of each group.
         scale: of the loss, where gradients would vanish in the program's precision.
+        owning: puts tensors together that the optimizer has to see whole, where ranks divide them.
     """
 
     program: Program
@@ -68,6 +71,7 @@ class Update:
     momentum_schedule: Schedule | None = None
     weight_decay_schedule: Schedule | None = None
     scale: LossScale | None = None
+    owning: Owning | None = None
     _overflowed: Reading | None = field(default=None, init=False)
     _parameters: list[nn.Parameter] = field(init=False)
 
@@ -151,9 +155,14 @@ class Update:
         if isinstance(masked, Tensor) and getattr(self.optimizer, "_step_supports_amp_scaling", False):
             self.optimizer.found_inf = masked.float()  # type: ignore[attr-defined]
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-            self.optimizer.step()
+            with self._whole():
+                self.optimizer.step()
         elif not masked:
-            take_step(self.optimizer)
+            with self._whole():
+                take_step(self.optimizer)
+
+    def _whole(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.owning is None else self.owning.whole()
 
     def _adapt_scale(self, group: Group) -> None:
         """Let the loss scale see whether the last step overflowed; every rank sees the same."""

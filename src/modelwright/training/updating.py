@@ -13,6 +13,8 @@ from modelwright.base.patterns import matches, matching
 from modelwright.optim import Optimizer, OptimizerTechnique, Schedule
 from modelwright.optim.joined import Joined, parts
 from modelwright.optim.rules import GroupRule, apply_rules
+from modelwright.parallel.owning import Owning
+from modelwright.parallel.program import LocalProgram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,17 @@ def shares(model: nn.Module, updatings: Mapping[str, Updating]) -> dict[str, lis
                 remedy="let the patterns of each update's parameters name what it alone trains, or freeze it",
             )
     return {key: [names[name] for name in members] for key, members in found.items()}
+
+
+def laid_out(
+    updating: Updating, program: LocalProgram, trained: Sequence[nn.Parameter], elsewhere: Collection[str] = ()
+) -> tuple[Optimizer, Owning | None]:
+    """The optimizer of an update, and what puts together for it the tensors that it has to see whole; a collective."""
+    held, model = program.held, program.model
+    if not held.divided or getattr(updating.optimizer, "sees", "model") != "tensors":
+        return updating.build(model, trained, elsewhere), None
+    owning = Owning(held, program.together, trained)
+    return owning.build(model, lambda wholes: updating.build(model, wholes, elsewhere)), owning
 
 
 def joined(optimizers: Sequence[Optimizer]) -> Optimizer:

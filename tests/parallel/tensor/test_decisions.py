@@ -155,9 +155,7 @@ def test_heads_that_do_not_divide_stay_whole_and_say_so() -> None:
     assert found["blocks.*.attention.query.weight"] == "6 heads do not divide over 4"
     assert found["blocks.*.feed_forward.up.weight"] == "dim 0: 8 of 32 units"
     uneven = {row.name for row in of_gpt(4, heads=6, width=24, hidden=32).rows if row.uneven}
-    assert uneven == {
-        f"blocks.*.attention.{name}.weight" for name in ("query", "key")
-    }
+    assert uneven == {f"blocks.*.attention.{name}.weight" for name in ("query", "key")}
     assert not any(row.uneven for row in of_gpt(4).rows)
 
 

@@ -70,7 +70,9 @@ def take_gathered(state: State, group: Group, weights: Weights | None = None) ->
     """The whole of a state whose pieces the ranks hold, on rank 0 and new each time; a collective."""
     files = {name: tensors for name, tensors in _files(state, weights).items() if name != MODEL}
     whole = {MODEL: gather_model(state.held, group)}
-    whole |= {name: gather_tensors(tensors, state.part_of, group) for name, tensors in files.items()}
+    for name, tensors in files.items():
+        part_of = state.optimizer_part_of if name == OPTIMIZER else state.part_of
+        whole[name] = gather_tensors(tensors, part_of, group)
     if weights is not None and weights.swapped:
         with weights.shown():
             whole[SHOWN] = gather_model(state.held, group)
