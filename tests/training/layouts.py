@@ -23,6 +23,8 @@ from modelwright.optim.adamw import AdamW
 from modelwright.optim.averages.ema import Ema
 from modelwright.optim.muon import Muon
 from modelwright.optim.scaling import DynamicScale
+from modelwright.optim.schedules.constant import Constant
+from modelwright.optim.schedules.linear import Linear
 from modelwright.optim.sgd import SGD
 from modelwright.parallel.exchanges.none import NoExchange
 from modelwright.parallel.precisions.short_weights import Bf16Weights
@@ -33,6 +35,7 @@ from modelwright.training import checkpoints
 from modelwright.training.prepared import Prepared
 from modelwright.training.settings import Budget
 from modelwright.training.training import Training
+from modelwright.training.updating import Updating
 
 BATCH, TIME, VOCABULARY, STEPS = 8, 8, 24, 3
 # Far above what float16 holds, so twice it overflows; then it is far below, whatever order sums are taken in.
@@ -44,6 +47,22 @@ OPTIMIZERS: dict[str, OptimizerTechnique] = {
     "muon": Muon(lr=0.02, weight_decay=0.1, adamw_eps=1e-6),
     "adafactor": Adafactor(lr=0.05, weight_decay=0.1),
 }
+
+
+def two_updates(attention: str, rest: str) -> dict[str, Updating]:
+    """Each has parameters of its own; the second acts in every other step."""
+    return {
+        "attention": Updating(
+            optimizer=OPTIMIZERS[attention], schedule=Linear(), clip=0.5, parameters=("attention", "attention_norm")
+        ),
+        "rest": Updating(
+            optimizer=OPTIMIZERS[rest],
+            schedule=Constant(),
+            clip=None,
+            parameters=("feed_forward", "feed_forward_norm", "norm", "embedding"),
+            every=2,
+        ),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +120,14 @@ def prepared(
     even: bool = False,
     steps: int = STEPS,
     short: str = "bfloat16",
+    rest: str = "",
     fault: str = "",
 ) -> Prepared:
     """The training on this rank.
 
     Args:
         short: type of the copies in bf16-weights; with a longer one than that of the masters there is no rounding.
+        rest: if given, the optimizer of a second update, which trains what is not attention in every other step.
         fault: names something that it gets wrong.
     """
     Bf16Weights.dtype = getattr(torch, short)
@@ -119,6 +140,7 @@ def prepared(
         batch=batch,
         seed=3,
         clip=clip,
+        updates=two_updates(optimizer, rest) if rest else {},
         averaging=Ema(decay=0.5) if average else None,
         loss_scale=SCALE,
         budget=Budget(steps=steps),
@@ -217,7 +239,10 @@ def outcome(mesh: Mesh, folder: Path, **arguments: Any) -> Outcome:
     made = prepared(mesh, **arguments)
     events: list[Event] = []
     with listening(events.append):
-        taken = [(step.loss({}), step.gradient_norm, step.masked, _scale(made)) for step in made.steps(lambda: False)]
+        taken = [
+            (step.loss({}), sum(step.gradient_norms.values()), step.masked, _scale(made))
+            for step in made.steps(lambda: False)
+        ]
     told = [event.message for event in events if event.kind in ("step-masked", "loss-scale")]
     ranks = made.group.gather([[masked, scale] for _, _, masked, scale in taken])
     assert all(rank == ranks[0] for rank in ranks), ranks
@@ -359,6 +384,12 @@ WHOLE: list[dict[str, Any]] = [
     {"optimizer": "adafactor", "micro_batch": 1, "model": {"tied_embeddings": False}},
 ]
 """Optimizers that see whole tensors."""
+TWO_UPDATES: list[dict[str, Any]] = [
+    {"rest": "muon", "average": True},
+    {**COPIES, "rest": "sgd"},
+    {**FP16, "rest": "sgd"},
+]
+"""Two updates of parameters of their own."""
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"micro_batch": 1, "optimizer": "sgd", "clip": None, "model": {"tied_embeddings": False}},
@@ -369,6 +400,7 @@ VARIANTS: list[dict[str, Any]] = [
     SHORT,
     COPIES,
     *WHOLE,
+    *TWO_UPDATES,
 ]
 """Accumulation, unequal targets, tied weights, averages, optimizers, recomputation, number formats."""
 
@@ -384,6 +416,8 @@ def with_variant(layout: dict[str, Any], variant: dict[str, Any]) -> dict[str, A
     case = {**variant, **layout, "model": model}
     if "shard" in case["layout"]:  # which has a setting of its own
         case.pop("offload", None)
+    if "pipeline" in case["layout"]:  # where a worker may hold nothing that one of several updates trains
+        case.pop("rest", None)
     if "pipeline" in case["layout"] and case.get("micro_batch") == 4:  # it wants more of them
         case["micro_batch"] = 2
     if case["layout"].get("tensor") == 4:

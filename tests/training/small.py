@@ -66,6 +66,7 @@ def prepare(
     held_out: Dataset | None = None,
     total: int = 10,
     micro_batch: int = BATCH,
+    layout: dict[str, int] | None = None,
     **fields: Any,
 ) -> Prepared:
     """A training of ``total`` steps of ``BATCH`` samples."""
@@ -81,7 +82,8 @@ def prepare(
         "budget": Budget(steps=total),
         **fields,
     }
-    plan = Plan(workers=mesh.size, layout={"replicate": mesh.size}, micro_batch=micro_batch, steps=total)
+    sizes = layout or {"replicate": mesh.size}
+    plan = Plan(workers=mesh.size, layout=sizes, micro_batch=micro_batch, steps=total)
     return Prepared(Training(**settings), plan, mesh)
 
 

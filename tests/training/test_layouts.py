@@ -17,6 +17,7 @@ from tests.training.layouts import (
     SHORT,
     SPREAD,
     TWO,
+    TWO_UPDATES,
     VARIANTS,
     WHOLE,
     matrix,
@@ -129,6 +130,14 @@ def test_optimizers_that_see_whole_tensors_train_like_in_one_process(tmp_path: P
 def test_optimizers_of_torch_by_import_path_train_like_in_one_process(tmp_path: Path) -> None:
     wished = [(1, "adagrad"), (5, "adafactor")]
     judge([with_variant(TWO[place], {"optimizer": f"torch {name}"}) for place, name in wished], 2, tmp_path)
+
+
+UPDATES_ON_TWO = [(1, 0), (2, 2), (3, 0), (1, 1)]
+
+
+def test_several_updates_train_like_in_one_process(tmp_path: Path, full: bool) -> None:
+    if not full:
+        judge([with_variant(TWO[place], TWO_UPDATES[way]) for place, way in UPDATES_ON_TWO], 2, tmp_path)
 
 
 def spoilt(mesh: Mesh, cases: list[dict[str, Any]], how: str) -> list[list[Any]]:

@@ -17,7 +17,7 @@ from modelwright.app.seeing import _norms
 from modelwright.app.session import run_training
 from modelwright.base import phases
 from modelwright.base.errors import ModelwrightError
-from modelwright.base.world import Mesh
+from modelwright.base.world import Mesh, arranged
 from modelwright.data.order import Order
 from modelwright.optim.adamw import AdamW
 from modelwright.optim.scaling import DynamicScale
@@ -174,6 +174,26 @@ def test_two_ranks_equal_one() -> None:
     assert first == second
     for name, value in alone.items():
         torch.testing.assert_close(torch.tensor(first[name], dtype=value.dtype), value, rtol=1e-9, atol=1e-12)
+
+
+def divided(mesh: Mesh, layouts: list[dict[str, int]]) -> list[Any]:
+    """Losses and whole weights of the same training in layouts; rank 0 has the weights."""
+    found = []
+    for layout in layouts:
+        prepared = training(arranged(mesh, layout), layout=layout, micro_batch=3)
+        losses = [step.losses for step in stepping(prepared)]
+        found.append([losses, {name: value.tolist() for name, value in prepared.whole_weights().items()}])
+    return found
+
+
+def test_two_updates_in_other_layouts_equal_a_loop_written_out() -> None:
+    model, rows = plain()
+    layouts = [{"shard": 2}, {"tensor": 2}]
+    for losses, weights in run_world(f"{HERE}:divided", 2, layouts=layouts)[0]:
+        for one, other in zip(losses, rows, strict=True):
+            assert one == pytest.approx(other, rel=1e-10)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(torch.tensor(weights[name], dtype=value.dtype), value, rtol=1e-10, atol=1e-12)
 
 
 def test_every_update_is_told_by_name() -> None:

@@ -120,11 +120,11 @@ def _whole_model(product: Product) -> Iterator[ModelwrightError]:
 
 
 def _updates(product: Product) -> Iterator[ModelwrightError]:
-    if product.updates > 1 and (axis := product.has("shard", "tensor", "context", "pipeline", "expert")):
+    if product.updates > 1 and product.has("pipeline"):
         yield _refusal(
-            f"several updates train in the layout replicate only, not in {axis}",
+            "several updates are not combined with the layout pipeline: a worker may hold no parameter of one of them",
             "updates",
-            "leave plan.layout out",
+            "choose other layouts, such as shard",
         )
 
 

@@ -86,6 +86,8 @@ class Sharding:
     def frozen(self, trained: frozenset[nn.Parameter]) -> Iterator[None]:
         """Inside, other parameters get no gradients."""
         others = [one for one in self.holdings if one.plain.requires_grad and one.plain not in trained]
+        # Torch settles in its first forward in which type gradients are summed, by what is trained then: by all of it.
+        cast(Any, self.root)._get_fsdp_state()._lazy_init()
         for unit in self.units:
             unit.reshard()
         for one in others:
