@@ -141,6 +141,10 @@ class Dimensions:
         """By dim of any value, the numbers of its indivisible parts; see :class:`Tree`."""
         return [list(self._terms.leaves(term)) for term in self._context.dims[value]]
 
+    def lies(self, value: int, dim: int) -> tuple[tuple[int, Member], ...]:
+        """Where which indivisible part, see :class:`Tree`, lies in a dim of any value."""
+        return tuple(self._lies(self._values[value], dim))
+
     def describe(self, value: int, dim: int) -> str:
         """Such as ``2 x 2 x 6`` (heads that share keys), or ``24 + 12 + 12`` (parts that are used by themselves)."""
         return self._described(self._context.dims[value][dim])
@@ -149,6 +153,10 @@ class Dimensions:
         """Why entries of a dim may not change places; empty where all of them may."""
         reasons = (self._terms.frozen(each) for each in self._terms.leaves(self._context.dims[value][dim]))
         return next((reason for reason in reasons if reason), "")
+
+    def reason(self, leaf: int) -> str:
+        """Why entries of one indivisible part, see :class:`Tree`, may not change places; empty where they may."""
+        return self._terms.frozen(leaf)
 
     def same(self, first: tuple[int, int], second: tuple[int, int]) -> bool:
         """Whether two dims, each ``(value, dim)``, are of the same classes, laid out alike."""

@@ -17,6 +17,7 @@ from modelwright.graph.places import line_outside_torch
 from modelwright.graph.records import Break, Kind, Operator, Phase, Ref, Value, refs
 
 _SAME = {"aten.detach.default", "aten.alias.default", "aten.lift_fresh.default"}
+_STRIDED = "aten.as_strided_.default"
 _LARGE = 1 << 20
 
 
@@ -60,9 +61,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         name = str(func)
         args, kwargs = self._on_one_device(func, args, kwargs)
+        same = name in _SAME or (name == _STRIDED and _lies_so(*args, **kwargs))
         result = self._run(func, name, args, kwargs)
         outputs = tuple(_tensors(result))
-        if name in _SAME and outputs:
+        if same and outputs:
             self._bind(outputs[0], self.number_of(args[0]))
             return result
         self.record(name, _named(func, args, kwargs), outputs, writes=func._schema.is_mutable)
@@ -112,6 +114,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Make ``tensor`` known before the run; returns the number of its value."""
         known = self._known(tensor)
         return self._add(tensor, kind, name=name) if known is None else known
+
+    def find(self, tensor: Tensor) -> int | None:
+        """The number of the value that ``tensor`` is; ``None`` of one never seen before."""
+        return self._known(tensor)
+
+    def contents(self) -> dict[int, Tensor]:
+        """By number of the value, the small tensors with content that the code made or holds."""
+        return {number: each for each in self._kept if not each.is_meta and (number := self._known(each)) is not None}
 
     def number_of(self, tensor: Tensor) -> int:
         """The number of the value that ``tensor`` is; one never seen before is a constant of the code."""
@@ -240,3 +250,10 @@ def _size_of_factory(func: Any, args: Any, kwargs: Any) -> int:
     if not any(each.name == "device" for each in func._schema.arguments):
         return 0
     return sum(each.numel() for each in _tensors(func(*args, **{**kwargs, "device": torch.device("meta")})))
+
+
+def _lies_so(tensor: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> bool:
+    """Whether a tensor is laid out so already; how far apart the entries of a dim of one are says nothing."""
+    same = tuple(size) == tensor.shape and storage_offset in (None, tensor.storage_offset())
+    pairs = zip(tensor.shape, tensor.stride(), stride, strict=True)
+    return same and all(old == new for entries, old, new in pairs if entries > 1)

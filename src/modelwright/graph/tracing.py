@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import is_dataclass, replace
 from typing import Any
 
@@ -23,9 +23,17 @@ from modelwright.graph.records import Value
 
 Forward = Callable[[nn.Module, Any], Any]
 Loss = Callable[[Any, Any], "Tensor | Mapping[str, Tensor]"]
+Watch = Callable[[nn.Module, Recorder], "AbstractContextManager[object]"]
 
 
-def trace(model: nn.Module, example: Any, *, loss: Loss | None = None, forward: Forward | None = None) -> Graph:
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    loss: Loss | None = None,
+    forward: Forward | None = None,
+    watch: Watch | None = None,
+) -> Graph:
     """Record what ``model`` does to ``example``. No numbers are computed, and none are needed.
 
     The model may be on any device, also on meta. It is not altered: a copy on the meta device runs, in the mode
@@ -39,6 +47,8 @@ def trace(model: nn.Module, example: Any, *, loss: Loss | None = None, forward: 
         loss: of ``(outputs, example)``: a scalar or a dict of scalars, whose sum is differentiated; ``None``: the
             forward pass only.
         forward: of ``(model, example)``, where an example is not simply the model's arguments: the outputs.
+        watch: of ``(model, recorder)``, given the copy that will run: a context in which its forward pass runs. Called
+            again where the pass is attempted again.
 
     Raises:
         ModelwrightError: the code fails on tensors without content, with the line; or refuses the example itself.
@@ -47,7 +57,7 @@ def trace(model: nn.Module, example: Any, *, loss: Loss | None = None, forward: 
     failures: list[Exception] = []
     for attempt in attempts:
         try:
-            return _attempt(model, example, loss, forward or _call, **attempt)
+            return _attempt(model, example, loss, forward or _call, _unwatched if watch is None else watch, **attempt)
         except ModelwrightError:
             raise
         except Exception as failure:  # Whatever a model's code raises: it ran without content.
@@ -60,6 +70,7 @@ def _attempt(
     example: Any,
     loss: Loss | None,
     forward: Forward,
+    watch: Watch,
     *,
     compiling: bool = False,
     assuming: bool = False,
@@ -75,7 +86,7 @@ def _attempt(
         stack.enter_context(saved_tensors_hooks(recorder.save, lambda each: each))
         stack.enter_context(recorder)
         stack.enter_context(WholeAttention(recorder))
-        with _module_paths(copied, recorder):
+        with _module_paths(copied, recorder), watch(copied, recorder):
             outputs = forward(copied, batch)
         gradients: dict[str, Tensor] = {}
         if loss is not None:
@@ -90,6 +101,10 @@ def _call(model: nn.Module, example: Any) -> Any:
     if isinstance(example, Mapping):
         return model(**example)
     return model(*example) if isinstance(example, (tuple, list)) else model(example)
+
+
+def _unwatched(model: nn.Module, recorder: Recorder) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _register(recorder: Recorder, model: nn.Module, example: Any) -> dict[str, dict[str, int]]:

@@ -33,7 +33,8 @@ def rule_of(name: str) -> Rule | None:
     """The rule for the operator ``name``; torch itself says which operators go number by number."""
     namespace, _, rest = name.partition(".")
     packet, _, overload = rest.partition(".")
-    known = RULES.get(packet) or RULES.get(packet.removesuffix("_")) if namespace in ("aten", "modelwright") else None
+    own = namespace in ("aten", "modelwright")
+    known = RULES.get(packet) or RULES.get(packet.removesuffix("_")) if own else RULES.get(f"{namespace}.{packet}")
     if known is not None or not overload:
         return known
     found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)

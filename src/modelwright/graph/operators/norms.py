@@ -43,9 +43,18 @@ def batch_norm(context: Context) -> None:
     context.give(dims, *rest)
 
 
+def weight_norm(context: Context) -> None:
+    """Each part of a weight along one dim has a norm of its own, which is given."""
+    dims, norms = context.of("v"), context.of("g")
+    place = context.argument("dim") or 0
+    context.join([dims[place]], [norms[place]])
+    context.give(dims, norms)
+
+
 _BATCH = ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 NORMS: dict[str, Rule] = {
     **dict.fromkeys((*_BATCH, "_batch_norm_with_update", "_batch_norm_no_update", "miopen_batch_norm"), batch_norm),
     **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), layer_norm),
     "native_group_norm": group_norm,
+    "_weight_norm_interface": weight_norm,
 }

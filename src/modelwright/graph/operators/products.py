@@ -30,6 +30,17 @@ def bmm(context: Context) -> None:
     context.give(dims)
 
 
+def grouped(context: Context) -> None:
+    """``[rows, k]``, in runs, each x one of ``[groups, k, m]``; what else torch calls so has no rule."""
+    names = ("input", "weight") if "weight" in context.operator.arguments else ("self", "mat2")
+    left, right = (context.of(name) for name in names)
+    if (len(left), len(right)) != (2, 3):
+        raise NoRule("dims")
+    context.join(left[1:], right[1:2])
+    context.freeze(right[:1], "numbers name its places")
+    context.give([left[0], right[2]])
+
+
 def mv(context: Context) -> None:
     """``[n, k] x [k]``."""
     matrix = context.of("self")
@@ -99,6 +110,8 @@ def attention(context: Context) -> None:
 PRODUCTS: dict[str, Rule] = {
     **dict.fromkeys(("mm", "addmm"), mm),
     **dict.fromkeys(("bmm", "baddbmm"), bmm),
+    "_grouped_mm": grouped,
+    "transformers.grouped_mm_fallback": grouped,
     "mv": mv,
     "dot": dot,
     "convolution": convolution,
