@@ -7,12 +7,14 @@ consists of a few primitive edits that know nothing of why they are made.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from modelwright.base.choice import Family
 from modelwright.base.errors import ModelwrightError
@@ -27,13 +29,47 @@ REPLACEMENTS = Family(
 """Modules that may stand in for one of a model's own: ``replacement(old, **arguments)`` makes it, its weights unset."""
 
 
+class Holders:
+    """Who holds which tensor: a tied one is held several times.
+
+    Args:
+        model: whose parameters and buffers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._places: dict[int, list[tuple[Any, Any]]] = defaultdict(list)
+        for module in model.modules():
+            self._note(module._parameters, module._parameters.items())
+            self._note(module._buffers, module._buffers.items())
+            for held in vars(module).values():
+                if isinstance(held, list):  # such as an LSTM keeps
+                    self._note(held, enumerate(held))
+
+    def put(self, old: Tensor, new: Tensor) -> None:
+        """Another tensor in all places of one; parameters stay parameters."""
+        made = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        places = self._places.pop(id(old))
+        for held, name in places:
+            held[name] = made
+        self._places[id(made)] = places
+
+    def _note(self, held: Any, places: Iterable[tuple[Any, Any]]) -> None:
+        for place, tensor in places:
+            if isinstance(tensor, Tensor):
+                self._places[id(tensor)].append((held, place))
+
+
 class Edit(Protocol):
     """One primitive edit."""
 
     kind: ClassVar[str]
 
     def apply(self, model: nn.Module) -> None:
-        """Make it, in place."""
+        """Make it, in place.
+
+        Raises:
+            ModelwrightError: the model is not the one that the edit was recorded of.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +94,20 @@ class Keep:
         Raises:
             ModelwrightError: there is no such tensor, or it has fewer entries.
         """
+        self.apply_in(model, Holders(model))
+
+    def apply_in(self, model: nn.Module, holders: Holders) -> None:
+        """The same, given who holds which tensor."""
         old = _tensor(model, self.tensor)
-        if self.dim >= old.dim() or (self.runs and self.runs[-1][1] > old.shape[self.dim]):
+        bounds = [0, *(place for run in self.runs for place in run)]
+        fits = 0 <= self.dim < old.dim() and bounds == sorted(bounds) and bounds[-1] <= old.shape[self.dim]
+        if not fits or not self.runs:
             raise ModelwrightError(
                 f"of '{self.tensor}' {list(old.shape)} the entries {list(self.runs)} of dim {self.dim} cannot be kept",
                 remedy="make changes in the order they were recorded, on the model they were recorded of",
             )
         kept = torch.cat([old.detach().narrow(self.dim, start, stop - start) for start, stop in self.runs], self.dim)
-        _put(model, old, kept.clone(memory_format=torch.contiguous_format))
+        holders.put(old, kept.clone(memory_format=torch.contiguous_format))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +136,25 @@ class SetNumber:
         *path, last = self.attribute.split(".")
         try:
             for part in path:
-                holder = getattr(holder, part)
-            getattr(holder, last)
-        except AttributeError as error:
-            raise ModelwrightError(f"the module '{self.module}' has no '{self.attribute}'") from error
-        setattr(holder, last, self.value)
+                holder = vars(holder)[part]
+            held = vars(holder)[last]
+        except (KeyError, TypeError) as error:
+            raise ModelwrightError(
+                f"the module '{self.module}' holds no '{self.attribute}'", remedy="rebuild it from its own source"
+            ) from error
+        if not _are_numbers(held, self.value):
+            raise ModelwrightError(
+                f"'{self.attribute}' of the module '{self.module}' is {held!r}, which {self.value!r} cannot replace",
+                remedy="a change sets numbers only",
+            )
+        vars(holder)[last] = list(self.value) if isinstance(held, list) else self.value  # type: ignore[arg-type]
+
+
+def _are_numbers(held: object, value: object) -> bool:
+    """Both one number, or both several."""
+    if isinstance(held, (tuple, list)) and isinstance(value, tuple):
+        return all(isinstance(each, (int, float)) for each in (*held, *value))
+    return isinstance(held, (int, float)) and isinstance(value, (int, float))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +250,14 @@ class Change:
         Raises:
             ModelwrightError: the model is not the one that the change was recorded of.
         """
+        holders: Holders | None = None
         for edit in self.edits:
-            edit.apply(model)
+            if isinstance(edit, Keep):
+                holders = Holders(model) if holders is None else holders
+                edit.apply_in(model, holders)
+            else:
+                edit.apply(model)
+                holders = holders if isinstance(edit, SetNumber) else None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -256,17 +318,13 @@ def _module(model: nn.Module, name: str) -> nn.Module:
 def _tensor(model: nn.Module, name: str) -> Tensor:
     path, _, last = name.rpartition(".")
     module = _module(model, path)
+    if is_parametrized(module, last):
+        raise ModelwrightError(
+            f"'{name}' is computed from other tensors each time it is read",
+            where=path,
+            remedy="torch.nn.utils.parametrize.remove_parametrizations makes it a plain one",
+        )
     found: Tensor | None = {**module._parameters, **module._buffers}.get(last)
     if found is None:
         raise ModelwrightError(f"the model has no tensor '{name}'", remedy="rebuild it from its own source")
     return found
-
-
-def _put(model: nn.Module, old: Tensor, new: Tensor) -> None:
-    """In all places of ``old``."""
-    made = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-    for module in model.modules():
-        for held in (vars(module)["_parameters"], vars(module)["_buffers"]):
-            for name, tensor in held.items():
-                if tensor is old:
-                    held[name] = made
