@@ -119,7 +119,7 @@ class ViTModule(nn.Module):
         x = self.embedding(self._patches(inputs))
         x = x + (_grid(self.side, self.config.width, x) if self.position is None else self.position)
         if self.cls is not None:
-            x = torch.cat((self.cls.expand(len(x), 1, -1), x), dim=1)
+            x = torch.cat((self.cls.expand(x.size(0), 1, -1), x), dim=1)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
@@ -136,8 +136,8 @@ class ViTModule(nn.Module):
                 f"{self.image_size} x {self.image_size}",
                 remedy="resize the images, or set model.image_size",
             )
-        tiles = as_numbers(inputs, weight).reshape(len(inputs), -1, self.side, patch, self.side, patch)
-        return tiles.permute(0, 2, 4, 1, 3, 5).reshape(len(inputs), self.side**2, -1)
+        tiles = as_numbers(inputs, weight).reshape(inputs.size(0), -1, self.side, patch, self.side, patch)
+        return tiles.permute(0, 2, 4, 1, 3, 5).reshape(inputs.size(0), self.side**2, -1)
 
     def _initialise(self) -> None:
         for module in self.modules():
