@@ -13,7 +13,7 @@ _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 def line_outside_torch(raised: TracebackType | None = None) -> str:
-    """``file:line: text`` of the innermost frame that is neither torch's nor of who watches; of ``raised``, or of now."""
+    """``file:line: text`` of the innermost frame that is neither torch's nor a watcher's; of ``raised``, or of now."""
     frames = traceback.extract_stack() if raised is None else traceback.extract_tb(raised)
     for frame in reversed(frames):
         if frame.name not in _MODES and not frame.filename.startswith(_NOT_THE_MODEL):

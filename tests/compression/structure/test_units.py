@@ -97,7 +97,7 @@ def test_classes_that_share_a_number_keep_equally_many() -> None:
 
 
 def test_code_that_goes_by_numbers_freezes_what_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of experts that are called only where a token chose them a trace sees nothing; the rest is pruned all the same."""
+    """Of experts called only where a token chose them a trace sees nothing; the rest is pruned all the same."""
     kind, settings = architectures.MORE["mixtral"]
     monkeypatch.setitem(architectures.MORE, "eager", (kind, {**settings, "experts_implementation": "eager"}))
     model, inputs = case("eager")
