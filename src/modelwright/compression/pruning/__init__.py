@@ -3,16 +3,17 @@
 A criterion is a frozen dataclass with ``scores(model, units, evidence)``: by number of a class
 (:class:`modelwright.compression.structure.UnitClass`) one score for each unit, ``[size]``; the lowest go first. Scores
 of different classes are compared only when pruning is global, and are divided by their class's mean then. A criterion
-with ``mend(model, units, keep, evidence)`` may alter the weights of those that stay, in place, before the others go.
+with ``mend(model, units, keep, evidence)`` may alter the weights of those that stay, in place, before the others go;
+one with ``needed(model, units, scores, evidence)`` says which stay whatever share was asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from modelwright.base.choice import Family
+from modelwright.compression.pruning.evidence import Evidence
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,27 +23,16 @@ if TYPE_CHECKING:
 CRITERIA = Family(
     "criterion",
     {
+        "activation": "modelwright.compression.pruning.activation:Activation",
+        "confidence": "modelwright.compression.pruning.confidence:Confidence",
         "magnitude": "modelwright.compression.pruning.magnitude:Magnitude",
+        "movement": "modelwright.compression.pruning.movement:Movement",
         "random": "modelwright.compression.pruning.random:Random",
+        "statistics": "modelwright.compression.pruning.statistics:Statistics",
+        "surgeon": "modelwright.compression.pruning.surgeon:Surgeon",
+        "taylor": "modelwright.compression.pruning.taylor:Taylor",
     },
 )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evidence:
-    """What a criterion may look at beside the weights.
-
-    Attributes:
-        example_inputs: what the model was traced with.
-        batches: data; an iterable that can be gone through more than once, or ``None``.
-        objective: of :mod:`modelwright.objectives`, or a callable ``(model, batch)`` that returns a loss, or ``None``.
-        seed: of whatever is random.
-    """
-
-    example_inputs: Any
-    batches: Iterable[Any] | None = None
-    objective: Any = None
-    seed: int = 0
 
 
 class Criterion(Protocol):
@@ -74,4 +64,21 @@ class Mends(Protocol):
         ...
 
 
-__all__ = ["CRITERIA", "Criterion", "Evidence", "Mends"]
+class Spares(Protocol):
+    """A criterion that says of some units that they stay, whatever share was asked for."""
+
+    def needed(
+        self, model: nn.Module, units: Units, scores: Mapping[int, Tensor], evidence: Evidence
+    ) -> Mapping[int, Tensor]:
+        """By number of a class, which units stay at any rate: bool ``[size]``; no score lower than one that may go.
+
+        Args:
+            model: to be left as it was found.
+            units: of it.
+            scores: what the criterion gave.
+            evidence: as for the scores.
+        """
+        ...
+
+
+__all__ = ["CRITERIA", "Criterion", "Evidence", "Mends", "Spares"]

@@ -22,6 +22,7 @@ def choose(
     *,
     scope: Scope = "layer",
     multiple: int = 1,
+    needed: Mapping[int, Tensor] | None = None,
 ) -> dict[int, list[int]]:
     """The units that stay, by number of the class, ascending.
 
@@ -32,12 +33,14 @@ def choose(
         scope: ``layer``: the same share of every class; ``global``: scores are divided by their class's mean, and the
             lowest of all go.
         multiple: how many stay is a multiple of this, as far as there are so many.
+        needed: by number of a class, bool ``[size]``: those that stay at any rate.
     """
     groups: dict[int, list[UnitClass]] = defaultdict(list)
     for each in classes:
         groups[each.together].append(each)
     counts = _equal(groups, keep) if scope == "layer" else _best(groups, scores, keep)
-    rounded = {first: _rounded(counts[first], groups[first][0].size, multiple) for first in groups}
+    least = {first: max(_needed(each, needed or {}) for each in members) for first, members in groups.items()}
+    rounded = {first: _rounded(counts[first], groups[first][0].size, multiple, least[first]) for first in groups}
     return {each.number: _highest(scores[each.number], rounded[each.together]) for each in classes}
 
 
@@ -63,9 +66,14 @@ def _relative(scores: Tensor) -> Tensor:
     return scores.double().sort().values / (mean if mean > 0 else 1)
 
 
-def _rounded(count: int, size: int, multiple: int) -> int:
-    """The nearest multiple, at least one of them, or all there are."""
-    return min(size, max(multiple, round(count / multiple) * multiple))
+def _needed(found: UnitClass, needed: Mapping[int, Tensor]) -> int:
+    return int(needed[found.number].sum()) if found.number in needed else 1
+
+
+def _rounded(count: int, size: int, multiple: int, least: int) -> int:
+    """The nearest multiple, at least one of them and at least as many as are needed, or all there are."""
+    nearest = max(round(count / multiple), math.ceil(least / multiple), 1)
+    return min(size, nearest * multiple)
 
 
 def _highest(scores: Tensor, count: int) -> list[int]:

@@ -64,11 +64,12 @@ def prune(
     _check(keep, scope, kinds, multiple)
     units = Units(model, example_inputs, forward=forward)
     classes = [each for each in units.classes if each.kind in kinds]
-    evidence = Evidence(example_inputs=example_inputs, batches=batches, objective=objective, seed=seed)
+    evidence = Evidence(example_inputs=example_inputs, batches=batches, objective=objective, forward=forward, seed=seed)
     chosen = CRITERIA.resolve(criterion)() if isinstance(criterion, str) else criterion
     smaller = copy.deepcopy(model)
     scores = _scores(chosen, smaller, units, evidence)
-    stay = choose(_complete(classes, units), scores, keep, scope=scope, multiple=multiple)
+    needed = chosen.needed(smaller, units, scores, evidence) if hasattr(chosen, "needed") else None
+    stay = choose(_complete(classes, units), scores, keep, scope=scope, multiple=multiple, needed=needed)
     going = {number: places for number, places in stay.items() if len(places) < units[number].size}
     _report(units, kinds)
     if not going:
