@@ -61,6 +61,16 @@ def test_places_read_weights_unit_by_unit() -> None:
     assert groups.cost == sum(each.by_unit(model.get_parameter(each.tensor)).shape[1] for each in groups.places)
 
 
+def test_heads_that_share_keys_are_groups_however_attention_is_written() -> None:
+    """As one operator, or as products with a softmax between them."""
+    for name in ("llama", "gemma2"):
+        model, inputs = case(name)
+        kinds = [each.kind for each in Units(model, inputs, forward=forward).classes]
+        assert sorted(kinds) == ["head-of-group"] * 2 + ["kv-group"] * 2 + ["unit"] * 2 + ["width"], name
+    model, inputs = case("bert")
+    assert [each.kind for each in Units(model, inputs, forward=forward).classes].count("head") == 2
+
+
 def test_numbers_of_layers_stay_true() -> None:
     """Those that no code reads too, for whoever looks at the model afterwards."""
     model, inputs = case("mobilenet")

@@ -45,8 +45,9 @@ class Reader:
         places = torch.from_numpy(self.place.places)
         if not is_convolution(self.module):
             return places
-        kernel = self.module.weight[0, 0].numel()
-        return (places[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
+        kernel: int = self.module.weight[0, 0].numel()
+        windows = places[:, :, None] * kernel + torch.arange(kernel)
+        return windows.flatten(1)
 
 
 def readers(model: nn.Module, classes: Sequence[UnitClass]) -> dict[int, list[Reader]]:

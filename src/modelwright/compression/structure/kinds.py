@@ -42,7 +42,7 @@ class Kinds:
         """The kind of a class, see :class:`modelwright.compression.structure.units.UnitClass`."""
         found, noun = self.roles, self.roles.nouns.get(leaf, "")
         if noun in _NOUNS:
-            return _NOUNS[noun]
+            return self._head(leaf, _NOUNS[noun])
         if leaf in found.mixed:
             return "kernel"
         if leaf in found.looked_up | found.counted:
@@ -57,6 +57,17 @@ class Kinds:
         """What norms see in groups."""
         found = [each for each in self.graph.operators if packet(each) == "native_group_norm"]
         return {leaf for operator in found for dim in self.leaves[operator.inputs[0]] for leaf in dim}
+
+    def _head(self, leaf: int, kind: str) -> str:
+        """Heads that share keys are seen as such where attention is one operator; else by heads inside of heads."""
+        if kind != "head":
+            return kind
+        if any(self._is_head(each) for each in self._outer[leaf]):
+            return "head-of-group"
+        return "kv-group" if any(leaf in outer and self._is_head(each) for each, outer in self._outer.items()) else kind
+
+    def _is_head(self, leaf: int) -> bool:
+        return self.roles.nouns.get(leaf, "") in _NOUNS
 
     def _channel(self, leaf: int) -> str:
         if any(self.roles.nouns.get(each, "") == "channels" for each in self._outer[leaf]):
