@@ -91,7 +91,9 @@ def _threads(plan: Plan | None) -> Iterator[None]:
 
 
 def evaluated(run: Run, scores: dict[str, Any]) -> RenderableType:
-    """Scores as a table, yardsticks among them."""
+    """Scores as a table, yardsticks among them, and what was reported of a file."""
     rows = {name: f"{value:.4f}" for name, value in scores.items() if isinstance(value, float)}
     rows |= {f"{name} (bits per byte)": f"{value:.4f}" for name, value in scores.get("yardsticks", {}).items()}
+    reported = scores.get("file", {}).get("reported", {})
+    rows |= {f"{name} reported at export": f"{value:.4f}" for name, value in reported.items()}
     return table(run.name, rows)

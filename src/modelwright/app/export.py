@@ -1,4 +1,7 @@
-"""The verb ``export``: weights of a kept checkpoint as a file for others. No process group, no data."""
+"""The verb ``export``: a kept checkpoint as a file for others.
+
+Formats that keep weights need neither data nor code. Those that compute are judged on the held-out data first.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,16 @@ from torch import nn
 
 from modelwright.app.assemble import assemble
 from modelwright.app.display import Whole, table
+from modelwright.app.judging import judged_export
 from modelwright.app.kept import kept_checkpoint
 from modelwright.app.trust import check_trust
 from modelwright.base.errors import ModelwrightError
 from modelwright.base.files import make_folder
 from modelwright.base.units import bytes_text
 from modelwright.export import FORMATS, ExportFormat
+from modelwright.export.artefact import FORMS
+from modelwright.export.call import Call
+from modelwright.export.runtimes import computed
 from modelwright.models.source import load_weights, read_weights
 from modelwright.runs import Run
 from modelwright.runs.environment import package_version
@@ -27,7 +34,7 @@ from modelwright.runs.weights import best_checkpoint, newest_weights, step_of, w
 
 _STEP = re.compile(r"(?:step-)?(\d+)")
 _LIVE = "model.safetensors"
-_ENDINGS = {"safetensors": ".safetensors"}
+_ENDINGS = {form: ending for ending, form in FORMS.items()}
 
 
 def export(
@@ -35,45 +42,59 @@ def export(
     *,
     folder: Path,
     checkpoint: str = "newest",
-    form: str = "safetensors",
+    form: str | None = None,
     out: Path | None = None,
     raw: bool = False,
     force: bool = False,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Write the weights of a run.
+    """Write the weights of a run, or the model with them.
 
     Args:
         name: of the run, or its path.
         folder: where runs lie.
         checkpoint: ``newest``, ``best`` (by the held-out score on the way), or the step of a kept one.
-        form: a name of :data:`modelwright.export.FORMATS`.
+        form: a name of :data:`modelwright.export.FORMATS`; ``None``: as ``out`` ends, else ``safetensors``.
         out: where to; among the run's artifacts where it is ``None``.
         raw: the weights in training, where those to be scored are averages.
         force: replace what is there.
         trust: run foreign code that a run from elsewhere names; formats that need the module build it.
 
     Returns:
-        ``run``, ``step``, ``weights`` (which ones), ``format``, ``out``, ``bytes``.
+        ``run``, ``step``, ``weights`` (which ones), ``format``, ``out``, ``bytes``; of a format that computes also
+        ``reported`` and ``found``, the scores of the model and of the file, ``samples`` and ``distance``.
 
     Raises:
-        ModelwrightError: no such run or checkpoint, something is there already, or the format does not fit the model.
+        ModelwrightError: no such run or checkpoint, something is there already, the format does not fit the model, or
+            what was written does not compute what the model does.
     """
     run = Run.open(name, folder)
+    form = form or (FORMS.get(out.suffix) if out is not None else None) or "safetensors"
     write: ExportFormat = FORMATS.resolve(form)
     found = _found(run, checkpoint, raw)
     path = out or _place(run, found, form)
-    _make_room(path, force)
     facts = _facts(run, found)
-    write(path, read_weights(found.path), lambda: _model(run, found.path, trust), facts)
-    told = {"run": str(run.path), "step": found.step, "weights": found.kind}
-    return {**told, "format": form, "out": str(path), "bytes": _size(path)}
+    told = {"run": str(run.path), "step": found.step, "weights": found.kind, "format": form, "out": str(path)}
+    if computed(path):
+        _refuse_taken(path, force)
+        return told | judged_export(run, found.path, path, form, facts, force=force, trust=trust)
+    _make_room(path, force)
+    write(path, read_weights(found.path), lambda: _model(run, found.path, trust), facts, _not_called)
+    return told | {"bytes": _size(path)}
 
 
 def exported(facts: dict[str, Any]) -> RenderableType:
     """An export as a table."""
     rows = {"weights": f"of step {facts['step']}, {facts['weights']}", "format": facts["format"]}
-    return table("What was exported", {**rows, "out": Whole(facts["out"]), "size": bytes_text(facts["bytes"])})
+    rows |= {"out": Whole(facts["out"]), "size": bytes_text(facts["bytes"])}
+    return table("What was exported", {**rows, **_scores(facts)})
+
+
+def _scores(facts: dict[str, Any]) -> dict[str, str]:
+    """Each score of the model and of the file."""
+    reported, found = facts.get("reported", {}), facts.get("found", {})
+    rows = {name: f"{reported[name]:.6g} of the model, {found[name]:.6g} of the file" for name in reported}
+    return rows | ({"judged on": f"{facts['samples']} held-out samples"} if rows else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +154,27 @@ def _place(run: Run, found: _Found, form: str) -> Path:
     return run.artifacts / f"{stem}-step-{found.step}{raw}{_ENDINGS.get(form, '')}"
 
 
+def _not_called() -> Call:
+    raise ModelwrightError(
+        "the format computes, and no runtime is known for files that end so",
+        where="--out",
+        remedy=f"end the name in one of {', '.join(FORMS)}",
+    )
+
+
+def _refuse_taken(path: Path, force: bool) -> None:
+    if path.is_dir() or (path.exists() and not force):
+        raise ModelwrightError(
+            "something is there already", where=str(path), remedy="choose another place with --out, or add --force"
+        )
+
+
 def _make_room(path: Path, force: bool) -> None:
     make_folder(path.parent)
     if not path.exists():
         return
     if not force:
-        raise ModelwrightError(
-            "something is there already", where=str(path), remedy="choose another place with --out, or add --force"
-        )
+        _refuse_taken(path, force)
     if path.is_dir():
         _check_export(path)
         shutil.rmtree(path)

@@ -22,6 +22,11 @@ _EXTRAS = {
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "torchao": "fp8",
+    "onnx": "onnx",
+    "onnx_ir": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "openvino": "openvino",
     "fsspec": "store",
     "s3fs": "store",
 }

@@ -23,7 +23,7 @@ VERBS = Family(
         "train": "modelwright.app.train:train",
         "resume": "modelwright.app.resume:resume",
         "branch": "modelwright.app.branch:branch",
-        "evaluate": "modelwright.app.evaluate:evaluate",
+        "evaluate": "modelwright.app.evaluating:evaluate",
         "evaluated": "modelwright.app.evaluate:evaluated",
         "export": "modelwright.app.export:export",
         "exported": "modelwright.app.export:exported",

@@ -26,6 +26,7 @@ from modelwright.cli.base import (
     Trust,
     console,
     do,
+    known_runs,
     out,
     print_json,
     show,
@@ -122,9 +123,22 @@ def branch(
 
 @app.command()
 @verb
-def evaluate(run: RunArgument, folder: Folder = RUNS, trust: Trust = False, as_json: Json = False) -> None:
-    """Score a run's weights on the whole of its held-out data."""
-    record, scores = do("evaluate", run, folder=folder, trust=trust, aside=as_json)
+def evaluate(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run, or a file exported from one: .onnx, .pt2, .safetensors.", autocompletion=known_runs
+        ),
+    ],
+    of: Annotated[str | None, typer.Option("--run", help="The run that a FILE was exported from.")] = None,
+    data: Annotated[str | None, typer.Option(help="A recipe whose held-out data to score a FILE on.")] = None,
+    folder: Folder = RUNS,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Score a run's weights on the whole of its held-out data; or a file exported from it, in the file's runtime."""
+    options: dict[str, Any] = {"of": of, "data": data, "folder": folder, "trust": trust}
+    record, scores = do("evaluate", run, **options, aside=as_json)
     if as_json:
         print_json({"run": str(record.path), **scores})
     else:
@@ -138,7 +152,10 @@ def export(
     checkpoint: Annotated[
         str, typer.Option(help="newest, best, or the step of a kept one: 500 or step-500.")
     ] = "newest",
-    form: Annotated[str, typer.Option("--format", help="safetensors, or a folder for transformers.")] = "safetensors",
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="safetensors, onnx, torch-export, or a folder for transformers; as --out ends."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; below the run without it.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="The weights in training, not their averages.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
@@ -146,7 +163,7 @@ def export(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Write the weights of a kept checkpoint to a file; neither the data nor other processes are needed."""
+    """Write a kept checkpoint to a file for others: its weights, or a program judged on the held-out data."""
     options: dict[str, Any] = {"checkpoint": checkpoint, "form": form, "out": output, "raw": raw, "force": force}
     facts = do("export", run, folder=folder, trust=trust, **options, aside=as_json)
     print_json(facts) if as_json else show(do("exported", facts))

@@ -7,11 +7,16 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from modelwright.export.call import Call
 from modelwright.models.hugging_face.folder import save_transformers
 
 
 def export_folder(
-    path: Path, weights: Mapping[str, Tensor], model: Callable[[], nn.Module], facts: Mapping[str, str]
+    path: Path,
+    weights: Mapping[str, Tensor],
+    model: Callable[[], nn.Module],
+    facts: Mapping[str, str],
+    call: Callable[[], Call],
 ) -> None:
     """Write the folder of a model of the technique ``transformers``; the format has no place for the ``facts``.
 

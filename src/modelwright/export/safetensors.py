@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modelwright.base.files import replacing
 from modelwright.base.tensor_file import write_tensors
+from modelwright.export.call import Call
 from modelwright.models.source import save_named
 
 
@@ -23,7 +24,11 @@ def export_weights(weights: Mapping[str, Tensor], path: Path) -> Path:
 
 
 def export_tensors(
-    path: Path, weights: Mapping[str, Tensor], model: Callable[[], nn.Module], facts: Mapping[str, str]
+    path: Path,
+    weights: Mapping[str, Tensor],
+    model: Callable[[], nn.Module],
+    facts: Mapping[str, str],
+    call: Callable[[], Call],
 ) -> None:
     """Write one file with every name of the module's ``state_dict``, tied ones among them.
 
