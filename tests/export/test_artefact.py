@@ -58,7 +58,7 @@ def test_the_metric_of_the_file_is_the_metric_of_the_model(name: str, tmp_path: 
 
 def test_weights_changed_by_a_hair_more_than_is_allowed(tmp_path: Path) -> None:
     assert exported(tmp_path / "within.pt2", "within", held_out=held_out()).distance == pytest.approx(9e-5, rel=0.05)
-    with pytest.raises(ModelwrightError, match="the exported file is wrong: for the example .* 0.00011 of their"):
+    with pytest.raises(ModelwrightError, match=r"the exported file is wrong: for the example .* 0\.00011 of their"):
         exported(tmp_path / "beyond.pt2", "beyond", held_out=held_out())
     assert [entry.name for entry in tmp_path.iterdir()] == ["within.pt2"]
 
@@ -137,7 +137,7 @@ class Branching(nn.Module):
 
 
 def test_a_model_that_cannot_be_captured_is_refused_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(ModelwrightError, match="the model cannot be captured: .*data-dependent") as caught:
+    with pytest.raises(ModelwrightError, match=r"the model cannot be captured: .*data-dependent") as caught:
         export(Branching(), tmp_path / "model.pt2", numbers(3, 4))
     assert "export another format" in caught.value.remedy and not any(tmp_path.iterdir())
 

@@ -96,7 +96,7 @@ def _facts(path: Path) -> dict[str, str]:
 def _run_of(path: Path, facts: dict[str, str], folder: Path, of: str | None) -> Run:
     """The run that the file was exported from; one that is named must be it."""
     if of is not None:
-        return Run.open(of, folder)
+        return _named(of, path, facts, folder)
     for place in (path.absolute().parent.parent, *(folder / name for name in _likely(folder, facts))):
         if (place / "run.json").is_file() and (run := Run(place)).record.id == facts.get("run_id"):
             return run
@@ -105,6 +105,18 @@ def _run_of(path: Path, facts: dict[str, str], folder: Path, of: str | None) -> 
         where=str(path),
         remedy=f"say where it is: --run PATH, or --folder. {nearest(facts.get('run', ''), names_in(folder))}".strip(),
     )
+
+
+def _named(of: str, path: Path, facts: dict[str, str], folder: Path) -> Run:
+    run = Run.open(of, folder)
+    if run.record.id != facts.get("run_id"):
+        raise ModelwrightError(
+            f"the file was exported from the run '{facts.get('run', '')}' ({facts.get('run_id', 'no id')}), "
+            f"not from '{run.name}' ({run.record.id})",
+            where=str(path),
+            remedy="name that run with --run, or leave it out; to score on other data, add --data RECIPE",
+        )
+    return run
 
 
 def _likely(folder: Path, facts: dict[str, str]) -> list[str]:

@@ -12,21 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
+import torch
+from rich.console import Console, RenderableType
 from torch import nn
 
 from modelwright.app.assemble import assemble
-from modelwright.app.display import Whole, table
+from modelwright.app.display import Whole, speaker, table
 from modelwright.app.judging import judged_export
 from modelwright.app.kept import kept_checkpoint
 from modelwright.app.trust import check_trust
 from modelwright.base.errors import ModelwrightError
-from modelwright.base.files import make_folder
+from modelwright.base.events import listening
+from modelwright.base.files import make_folder, write_json
 from modelwright.base.units import bytes_text
 from modelwright.export import FORMATS, ExportFormat
 from modelwright.export.artefact import FORMS
 from modelwright.export.call import Call
 from modelwright.export.runtimes import computed
+from modelwright.export.target import format_of
 from modelwright.models.source import load_weights, read_weights
 from modelwright.runs import Run
 from modelwright.runs.environment import package_version
@@ -41,8 +44,10 @@ def export(
     name: str,
     *,
     folder: Path,
+    console: Console,
     checkpoint: str = "newest",
     form: str | None = None,
+    target: str | None = None,
     out: Path | None = None,
     raw: bool = False,
     force: bool = False,
@@ -53,8 +58,11 @@ def export(
     Args:
         name: of the run, or its path.
         folder: where runs lie.
+        console: shows what is being done, and the events that a person should know of.
         checkpoint: ``newest``, ``best`` (by the held-out score on the way), or the step of a kept one.
-        form: a name of :data:`modelwright.export.FORMATS`; ``None``: as ``out`` ends, else ``safetensors``.
+        form: a name of :data:`modelwright.export.FORMATS`; ``None``: as ``target`` or
+            ``out`` ask for, else ``safetensors``.
+        target: a name of :data:`modelwright.export.target.TARGETS`: the fastest way to compute the file is measured.
         out: where to; among the run's artifacts where it is ``None``.
         raw: the weights in training, where those to be scored are averages.
         force: replace what is there.
@@ -62,32 +70,79 @@ def export(
 
     Returns:
         ``run``, ``step``, ``weights`` (which ones), ``format``, ``out``, ``bytes``; of a format that computes also
-        ``reported`` and ``found``, the scores of the model and of the file, ``samples`` and ``distance``.
+        ``reported`` and ``found``, the scores of the model and of the file, ``samples``, ``distance``, ``sha256``, the
+        ``choice`` for a target, and ``receipt``: a file of the run that holds all this.
 
     Raises:
         ModelwrightError: no such run or checkpoint, something is there already, the format does not fit the model, or
             what was written does not compute what the model does.
     """
     run = Run.open(name, folder)
-    form = form or (FORMS.get(out.suffix) if out is not None else None) or "safetensors"
+    form = _form(form, target, out)
     write: ExportFormat = FORMATS.resolve(form)
     found = _found(run, checkpoint, raw)
     path = out or _place(run, found, form)
     facts = _facts(run, found)
     told = {"run": str(run.path), "step": found.step, "weights": found.kind, "format": form, "out": str(path)}
-    if computed(path):
-        _refuse_taken(path, force)
-        return told | judged_export(run, found.path, path, form, facts, force=force, trust=trust)
-    _make_room(path, force)
-    write(path, read_weights(found.path), lambda: _model(run, found.path, trust), facts, _not_called)
+    with listening(speaker(console)):
+        if computed(path):
+            _refuse_taken(path, force)
+            asked: dict[str, Any] = {"target": target, "force": force, "trust": trust, "console": console}
+            return _noted(run, path, told | judged_export(run, found.path, path, form, facts, **asked))
+        _make_room(path, force)
+        write(path, read_weights(found.path), lambda: _model(run, found.path, trust), facts, _not_called)
     return told | {"bytes": _size(path)}
+
+
+def _form(form: str | None, target: str | None, out: Path | None) -> str:
+    by_name = FORMS.get(out.suffix) if out is not None else None
+    if target is None:
+        return form or by_name or "safetensors"
+    wanted = format_of(target)
+    for option, other in (("--format", form), ("--out", by_name)):
+        if other not in (None, wanted):
+            raise ModelwrightError(
+                f"the target '{target}' computes {wanted}, not {other}", where=option, remedy="leave one of them out"
+            )
+    if out is not None and by_name is None:
+        raise ModelwrightError(
+            f"the target '{target}' computes files that end in {_ENDINGS[wanted]}", where="--out", remedy="name it so"
+        )
+    return wanted
+
+
+def _noted(run: Run, path: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """The receipt, in the run wherever the file lies."""
+    receipt = run.artifacts / f"{path.name}.json"
+    told = {**told, "receipt": str(receipt)}
+    write_json(receipt, {**told, "threads": torch.get_num_threads(), "versions": _versions()})
+    return told
+
+
+def _versions() -> dict[str, str]:
+    found = {name: package_version(name) for name in ("modelwright", "torch", "onnxruntime", "openvino")}
+    return {name: version for name, version in found.items() if version}
 
 
 def exported(facts: dict[str, Any]) -> RenderableType:
     """An export as a table."""
     rows = {"weights": f"of step {facts['step']}, {facts['weights']}", "format": facts["format"]}
     rows |= {"out": Whole(facts["out"]), "size": bytes_text(facts["bytes"])}
-    return table("What was exported", {**rows, **_scores(facts)})
+    return table("What was exported", {**rows, **_scores(facts), **_choice(facts.get("choice"))})
+
+
+def _choice(choice: dict[str, Any] | None) -> dict[str, str]:
+    """How to compute the file, and how fast that is."""
+    if choice is None:
+        return {}
+    chosen, baseline = (
+        f"{each['runtime']}, {each['precision']}, threads {each['threads']}"
+        for each in (choice["chosen"], choice["baseline"])
+    )
+    rows = {f"fastest for {choice['target']}": chosen}
+    times = choice["times_as_fast"].items()
+    rows |= {f"batch of {batch}": f"{speed:.2f} times as fast as {baseline}" for batch, speed in times}
+    return rows | {f"not {name}": Whole(reason) for name, reason in choice["refused"].items()}
 
 
 def _scores(facts: dict[str, Any]) -> dict[str, str]:

@@ -138,7 +138,7 @@ def evaluate(
 ) -> None:
     """Score a run's weights on the whole of its held-out data; or a file exported from it, in the file's runtime."""
     options: dict[str, Any] = {"of": of, "data": data, "folder": folder, "trust": trust}
-    record, scores = do("evaluate", run, **options, aside=as_json)
+    record, scores = do("evaluate", run, console=Console(stderr=True), **options, aside=as_json)
     if as_json:
         print_json({"run": str(record.path), **scores})
     else:
@@ -156,6 +156,10 @@ def export(
         str | None,
         typer.Option("--format", help="safetensors, onnx, torch-export, or a folder for transformers; as --out ends."),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="onnx:cpu or torch-export:cpu: also measure which runtime and precision is fastest here."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; below the run without it.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="The weights in training, not their averages.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
@@ -164,7 +168,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a kept checkpoint to a file for others: its weights, or a program judged on the held-out data."""
-    options: dict[str, Any] = {"checkpoint": checkpoint, "form": form, "out": output, "raw": raw, "force": force}
+    options: dict[str, Any] = {"checkpoint": checkpoint, "form": form, "target": target, "out": output, "raw": raw}
+    options |= {"force": force, "console": Console(stderr=True)}
     facts = do("export", run, folder=folder, trust=trust, **options, aside=as_json)
     print_json(facts) if as_json else show(do("exported", facts))
 

@@ -75,15 +75,19 @@ def candidates(files: Sequence[Path], *, threads: Sequence[int] | None = None, t
         files: exported ones.
         threads: numbers to try; ``None``: :func:`thread_numbers`.
         trust: open a ``.pt2`` from elsewhere.
+
+    Returns:
+        Those that can be opened; an event tells of others.
     """
     numbers = thread_numbers() if threads is None else threads
-    return [
+    opened = (
         _opened(file, name, precision, number, trust)
         for file in files
         for name in installed_for(file)
         for precision in RUNTIMES.resolve(name)().precisions
         for number in numbers
-    ]
+    )
+    return [each for each in opened if each is not None]
 
 
 def thread_numbers() -> list[int]:
@@ -131,9 +135,13 @@ def choose(
     return Choice(chosen=best, baseline=first, timings=timings)
 
 
-def _opened(file: Path, name: str, precision: str, threads: int, trust: bool) -> Candidate:
+def _opened(file: Path, name: str, precision: str, threads: int, trust: bool) -> Candidate | None:
     runtime: Runtime = RUNTIMES.resolve(name)()
-    runner = runtime.open(file, threads=threads, precision=precision, trust=trust)
+    try:
+        runner = runtime.open(file, threads=threads, precision=precision, trust=trust)
+    except ModelwrightError as error:
+        emit("runtime-refused", f"{name} is not to choose from: {error.what}", level="warning", runtime=name)
+        return None
     return Candidate(file=file, runtime=name, threads=threads, precision=precision, runner=runner)
 
 
