@@ -24,6 +24,7 @@ REPLACEMENTS = Family(
     {
         "factored": "modelwright.reforms.factors:factored",
         "merged": "modelwright.reforms.factors:merged",
+        "quantized": "modelwright.compression.quantize.layers:quantized",
     },
 )
 """Modules that may stand in for one of a model's own: ``replacement(old, **arguments)`` makes it, its weights unset."""
