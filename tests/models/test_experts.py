@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.models.balance import ALONE, balances, balancing
+from modelwright.models.balance import balances, balancing
 from modelwright.models.experts import Experts, Grouped
 from modelwright.models.gpt import GPT
 from modelwright.objectives.next_token import NextToken
@@ -112,10 +112,10 @@ def test_grouped_product_is_one_product_for_each_expert(sizes: list[int]) -> Non
 def test_the_router_decides_in_float32_whatever_the_precision() -> None:
     model = layer(2).float()
     x = torch.randn(2, 5, 16)
-    shares, chosen = model._route(x, model.router.weight, ALONE)
+    shares, chosen = model.route(x, model.router.weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         short = model(x)
-        same, alike = model._route(x, model.router.weight, ALONE)
+        same, alike = model.route(x, model.router.weight)
     assert short.dtype == torch.bfloat16
     assert torch.equal(shares, same)
     assert torch.equal(chosen, alike)
@@ -207,7 +207,7 @@ def test_balance_makes_a_lopsided_router_even() -> None:
                 (model(x).sum() * 0.0).backward()
             optimizer.step()
             optimizer.zero_grad()
-        load = torch.bincount(model._route(x, model.router.weight, ALONE)[1].flatten(), minlength=4) / (4 * 32)
+        load = torch.bincount(model.route(x, model.router.weight)[1].flatten(), minlength=4) / (4 * 32)
         spread.append(float(load.max()))
     assert spread[0] > 0.9
     assert spread[1] < 0.6

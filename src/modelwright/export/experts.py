@@ -38,7 +38,7 @@ def tell_experts(model: nn.Module) -> None:
 
 def _dense(module: Experts, x: Tensor) -> Tensor:
     """``x [batch, time, width]`` -> the same shape."""
-    shares, chosen = module._route(x)
+    shares, chosen = module.route(x, module.router.weight)
     weights = torch.zeros((*shares.shape[:-1], module.experts), dtype=shares.dtype).scatter(-1, chosen, shares)
     inner = torch.einsum("btw,ewh->ebth", x, module.up)
     if module.gate is None:

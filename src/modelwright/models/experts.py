@@ -76,7 +76,7 @@ class Experts(nn.Module):
             weights: of the experts here, which are all of them unless tokens ``travel``.
             sharing: the ranks that work on the same samples.
         """
-        shares, chosen = self._route(x, weights.router, sharing)
+        shares, chosen = self.route(x, weights.router, sharing)
         rows = x.flatten(0, -2)
         order = chosen.flatten().argsort(stable=True)  # choices in the order of their experts
         back = order.argsort()
@@ -85,7 +85,7 @@ class Experts(nn.Module):
         done = in_order(done, back).view(len(rows), self.chosen, rows.size(1))
         return (done * shares.flatten(0, -2).unsqueeze(-1).to(done.dtype)).sum(1).view_as(x)
 
-    def _route(self, x: Tensor, router: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
+    def route(self, x: Tensor, router: Tensor, sharing: Sharing = ALONE) -> tuple[Tensor, Tensor]:
         """How much each chosen expert counts, and which they are: ``[batch, time, chosen]`` both."""
         wide = torch.promote_types(x.dtype, torch.float32)
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
