@@ -111,6 +111,13 @@ def test_what_is_shown_of_a_choice() -> None:
     assert "of the model" in shown and "held-out samples" in shown
 
 
+def test_executorch() -> None:
+    pytest.importorskip("executorch.runtime")
+    trained("digits", "mine")
+    assert exported("--out", "digits.pte")["found"] == pytest.approx(exported("--out", "digits.pt2")["found"])
+    assert done("evaluate", "digits.pte", "--json").json()["file"]["same"]
+
+
 def test_weights_alone_score_as_the_run() -> None:
     trained("digits", "mine")
     told = exported("--out", "digits.safetensors")

@@ -42,8 +42,8 @@ def evaluate_file(
     """Score a file that was exported from a run, by that run's objective and metrics.
 
     Args:
-        path: ``.onnx`` or ``.pt2``, which are computed in their runtime, or ``.safetensors``, loaded into the run's
-            model.
+        path: ``.onnx``, ``.pt2`` or ``.pte``, which are computed in their runtime, or ``.safetensors``, loaded into the
+            run's model.
         folder: where runs lie.
         of: the run that the file was exported from; ``None``: the one whose artifact it is, or the one in ``folder``
             that the file names.

@@ -16,7 +16,7 @@ from modelwright.base.errors import ModelwrightError
 from modelwright.base.events import emit
 from modelwright.base.files import file_hash
 from modelwright.data import Dataset
-from modelwright.export.artefact import export
+from modelwright.export.artefact import call_by, export
 from modelwright.export.judge import HeldOut, differences
 from modelwright.export.target import settle
 from modelwright.models.source import load_weights
@@ -83,7 +83,7 @@ def judged_export(
             done = export(training.model, path, form=form, facts=facts, held_out=judge, force=force)
             _compare_with_run(run, facts, done.reported, len(judge.data))
         else:
-            call = judge.call(training.model)
+            call = call_by(judge, training.model, form)
             done = export(training.model, path, call, form=form, facts=facts, force=force)
     told: dict[str, Any] = {"bytes": done.bytes, "sha256": file_hash(path), "distance": done.distance}
     if scored:

@@ -27,6 +27,7 @@ _EXTRAS = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "openvino": "openvino",
+    "executorch": "executorch",
     "fsspec": "store",
     "s3fs": "store",
 }

@@ -127,7 +127,7 @@ def evaluate(
     run: Annotated[
         str,
         typer.Argument(
-            help="A run, or a file exported from one: .onnx, .pt2, .safetensors.", autocompletion=known_runs
+            help="A run, or a file exported from one: .onnx, .pt2, .pte, .safetensors.", autocompletion=known_runs
         ),
     ],
     of: Annotated[str | None, typer.Option("--run", help="The run that a FILE was exported from.")] = None,
@@ -154,7 +154,9 @@ def export(
     ] = "newest",
     form: Annotated[
         str | None,
-        typer.Option("--format", help="safetensors, onnx, torch-export, or a folder for transformers; as --out ends."),
+        typer.Option(
+            "--format", help="safetensors, onnx, torch-export, executorch, or a folder for transformers; as --out ends."
+        ),
     ] = None,
     target: Annotated[
         str | None,

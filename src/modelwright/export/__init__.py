@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FORMATS = Family(
     "export format",
     {
+        "executorch": "modelwright.export.executorch:export_executorch",
         "onnx": "modelwright.export.onnx:export_onnx",
         "safetensors": "modelwright.export.safetensors:export_tensors",
         "torch-export": "modelwright.export.torch_export:export_program",

@@ -27,8 +27,11 @@ from modelwright.export.runtimes import computed, runtime_of
 from modelwright.models.source import tensors_of
 from modelwright.runs.environment import package_version
 
-FORMS = {".onnx": "onnx", ".pt2": "torch-export", ".safetensors": "safetensors"}
+FORMS = {".onnx": "onnx", ".pte": "executorch", ".pt2": "torch-export", ".safetensors": "safetensors"}
 """The format that a file's name asks for."""
+
+_FEW = 3
+_ROOM = 32  # samples for which a file has room where it has no room for more than were in its example
 
 _NARROW = (torch.float16, torch.bfloat16)
 
@@ -91,7 +94,7 @@ def export(
     plain = _plain(model)
     if not computed(path):
         return _stored(plain, path, form, facts or {})
-    call = _call(plain, example, held_out)
+    call = _call(plain, example, held_out, form)
     reported = held_out.score(plain) if held_out is not None else {}
     said = _facts(facts or {}, held_out, reported)
     make_folder(path.parent)
@@ -132,7 +135,7 @@ def _plain(model: nn.Module) -> nn.Module:
     return copied.float() if narrow else copied
 
 
-def _call(model: nn.Module, example: Any, held_out: HeldOut | None) -> Call:
+def _call(model: nn.Module, example: Any, held_out: HeldOut | None, form: str) -> Call:
     if example is not None:
         return example if isinstance(example, Call) else call_of(model, example)
     if held_out is None:
@@ -141,7 +144,12 @@ def _call(model: nn.Module, example: Any, held_out: HeldOut | None) -> Call:
             where="example",
             remedy="give an example, or data to judge by",
         )
-    return held_out.call(model)
+    return call_by(held_out, model, form)
+
+
+def call_by(held_out: HeldOut, model: nn.Module, form: str) -> Call:
+    """How the objective calls the model, with as many samples as a file of the format needs to be made from."""
+    return held_out.call(model, max(_ROOM, held_out.micro_batch) if form == "executorch" else _FEW)
 
 
 def _facts(facts: Mapping[str, str], held_out: HeldOut | None, reported: Mapping[str, float]) -> dict[str, str]:

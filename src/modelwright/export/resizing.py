@@ -17,9 +17,14 @@ def resized(call: Call, signature: Signature) -> Iterator[tuple[str, int, Call]]
     for name in signature.varying():
         key, slot = next((key, slots[key]) for key in call.tensors if name in slots[key].shape)
         have = call.tensors[key].size(slot.shape.index(name))
-        for size in (1 if name == "batch" else max(2, have // 2), have + 3):
+        for size in _sizes(name, have, signature.largest.get(name)):
             tensors = {key: _with_size(each, slots[key].shape, name, size) for key, each in call.tensors.items()}
             yield name, size, call.of(tensors)
+
+
+def _sizes(name: str, have: int, largest: int | None) -> list[int]:
+    tried = (1 if name == "batch" else max(2, have // 2), have + 3)
+    return [size for size in tried if largest is None or size <= largest]
 
 
 def refused_sizes(model: nn.Module, call: Call, signature: Signature) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -55,11 +55,13 @@ class Signature:
         inputs: in the order of the file.
         outputs: in the order of the file.
         structure: what the model returned: a ``tensor``, a ``sequence`` of tensors, or a ``mapping`` of names to them.
+        largest: how large sizes with a name may be; those that are not there have no bound.
     """
 
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
     structure: Structure = "tensor"
+    largest: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As text, for the metadata of a file."""
@@ -75,7 +77,7 @@ class Signature:
         try:
             said = json.loads(text)
             slots = {key: tuple(_slot(each) for each in said[key]) for key in ("inputs", "outputs")}
-            return cls(**slots, structure=said["structure"])
+            return cls(**slots, structure=said["structure"], largest=dict(said.get("largest", {})))
         except (ValueError, KeyError, TypeError) as error:
             raise ModelwrightError(
                 f"the file does not say what goes in and comes out: {error}",

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 RUNTIMES = Family(
     "runtime",
     {
+        "executorch": "modelwright.export.runtimes.executorch:ExecuTorch",
         "onnxruntime": "modelwright.export.runtimes.onnx:OnnxRuntime",
         "openvino": "modelwright.export.runtimes.openvino:OpenVino",
         "torch": "modelwright.export.runtimes.torch_export:TorchRuntime",
     },
 )
 
-_ENDINGS = {".onnx": ("onnxruntime", "openvino"), ".pt2": ("torch",)}
+_ENDINGS = {".onnx": ("onnxruntime", "openvino"), ".pt2": ("torch",), ".pte": ("executorch",)}
 
 
 class Runner(Protocol):

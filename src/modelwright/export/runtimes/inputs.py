@@ -24,9 +24,20 @@ def inputs_of(signature: Signature, batch: Mapping[str, Tensor], where: str) -> 
                 f"the file needs the input '{slot.name}'", where=where, remedy=nearest(slot.name, batch)
             )
         slot.check(batch[slot.name], where)
+        _check_largest(slot, batch[slot.name], signature, where)
         _check_shared(slot, batch[slot.name], sizes, where)
         found.append(batch[slot.name])
     return found
+
+
+def _check_largest(slot: Slot, tensor: Tensor, signature: Signature, where: str) -> None:
+    for name, size in zip(slot.shape, tensor.shape, strict=True):
+        if isinstance(name, str) and size > signature.largest.get(name, size):
+            raise ModelwrightError(
+                f"'{name}' of the input '{slot.name}' is {size}, and the file has room for {signature.largest[name]}",
+                where=where,
+                remedy="give less at once, or export with a larger example",
+            )
 
 
 def _check_shared(slot: Slot, tensor: Tensor, sizes: dict[str, tuple[int, str]], where: str) -> None:
