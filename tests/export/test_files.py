@@ -49,7 +49,7 @@ def check(case: Case, path: Path) -> None:
 
 
 COVERING = [("bert", ".pt2"), ("llama", ".onnx")]
-SLOW = [("gpt-experts", ".onnx"), ("gpt", ".pt2"), ("transformer", ".pt2"), ("convnet", ".pt2")]
+SLOW = [("mlp", ".onnx"), ("gpt-experts", ".onnx"), ("gpt", ".pt2"), ("transformer", ".pt2"), ("convnet", ".pt2")]
 EVERY = [(name, ending) for name in (*OWN, *(f"transformers/{name}" for name in THEIRS)) for ending in READERS]
 
 
