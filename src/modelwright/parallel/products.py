@@ -95,8 +95,12 @@ def _compiled(product: Product) -> Iterator[ModelwrightError]:
 
 
 def _precision(product: Product) -> Iterator[ModelwrightError]:
-    if product.precision == "fp8" and (divided := product.has("shard", "tensor", "context", "pipeline", "expert")):
-        yield _refusal(f"precision fp8 has not been proved with the layout {divided}", "plan.precision", "choose bf16")
+    if product.precision == "fp8" and (axis := product.has("tensor", "context")):
+        yield _refusal(
+            f"precision fp8 scales a tensor by its largest number, and in the layout {axis} workers hold pieces of it",
+            "plan.precision",
+            "choose bf16, or divide by shard or pipeline",
+        )
 
 
 def _compression(product: Product) -> Iterator[ModelwrightError]:
