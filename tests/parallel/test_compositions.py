@@ -17,12 +17,15 @@ EXPERTS = {"experts": 4, "hidden": 8}
 WHOLE = {"tied_embeddings": False}
 TWICE = {"settings": {"shard": {"stage": 1}, "pipeline": {"schedule": "gpipe"}}, "micro_batch": 1, "optimizer": "sgd"}
 ZERO_BUBBLE = {"settings": {"pipeline": {"schedule": "zbv-zero-bubble"}}}
+DUALPIPE = {"settings": {"pipeline": {"schedule": "dualpipe-v"}}}
 CASES: list[dict[str, Any]] = [
     {"layout": {"pipeline": 2, "shard": 2}},
     {"layout": {"pipeline": 2, "shard": 2}, **TWICE, "model": WHOLE},
     {"layout": {"pipeline": 2, "expert": 2}, "model": EXPERTS},
     {"layout": {"pipeline": 2, "expert": 2}, **ZERO_BUBBLE, "model": {"layers": 4, **EXPERTS}},
     {"layout": {"shard": 2, "expert": 2}, "model": EXPERTS},
+    {"layout": {"pipeline": 2, "tensor": 2}, **ZERO_BUBBLE, "model": {"layers": 4}},
+    {"layout": {"pipeline": 2, "context": 2}, **DUALPIPE, "model": {"layers": 4}},
     {"layout": {"shard": 2, "expert": 2}, "exchange": "ring", "model": EXPERTS | WHOLE},
     {"layout": {"replicate": 2, "shard": 2}, "exchange": "central"},
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,14 +91,3 @@ def test_another_number_of_workers_means_other_replicas() -> None:
     assert resized(layout, 6) == {"replicate": 3, "tensor": 2}
     with pytest.raises(ModelwrightError, match="5 workers make up no whole number of replicas of 2"):
         resized(layout, 5)
-
-
-@pytest.mark.parametrize("schedule", ["interleaved-zero-bubble", "zbv-zero-bubble", "dualpipe-v"])
-@pytest.mark.parametrize("axis", ["tensor", "context"])
-def test_schedules_with_a_backward_in_two_parts_are_not_divided(schedule: str, axis: str) -> None:
-    product = Product(
-        sizes={"pipeline": 2, axis: 2}, settings={"pipeline": {"schedule": schedule}}, batch=8, micro_batch=1
-    )
-    with pytest.raises(ModelwrightError, match=f"{schedule} is not combined with the layout {axis}"):
-        check_product(product)
-    check_product(replace(product, settings={"pipeline": {"schedule": "interleaved-1f1b"}}))

@@ -161,18 +161,6 @@ def _pipelined_shards(product: Product) -> Iterator[ModelwrightError]:
         )
 
 
-def _divided_stages(product: Product) -> Iterator[ModelwrightError]:
-    schedule = str(product.settings.get("pipeline", {}).get("schedule", "1f1b"))
-    axis = product.has("tensor", "context")
-    if product.has("pipeline") and axis and schedule in ("interleaved-zero-bubble", "zbv-zero-bubble", "dualpipe-v"):
-        yield _refusal(
-            f"the schedule {schedule} is not combined with the layout {axis}: gradients of weights are computed apart "
-            "from those of inputs there, which divided tensors do not do right",
-            "plan.layout.pipeline.schedule",
-            "choose 1f1b, gpipe or interleaved-1f1b",
-        )
-
-
 def _refusal(what: str, where: str, remedy: str) -> ModelwrightError:
     return ModelwrightError(what, where=where, remedy=remedy)
 
@@ -188,5 +176,4 @@ _RULES: tuple[Callable[[Product], Iterator[ModelwrightError]], ...] = (
     _offload,
     _scheduled,
     _pipelined_shards,
-    _divided_stages,
 )

@@ -93,6 +93,14 @@ PRODUCTS = [
     case(tensor={"size": 2, "sequence": False}, context=2),
     case(pipeline=2, tensor=2),
     case(pipeline={"size": 2, "schedule": "gpipe"}, tensor=2),
+    *(
+        case(pipeline={"size": 2, "schedule": schedule}, fields=DEEP, **axis)
+        for schedule, axis in (
+            ("zbv-zero-bubble", {"tensor": {"size": 2, "sequence": False}}),
+            ("dualpipe-v", {"context": 2}),
+        )
+        if possible([schedule])
+    ),
     case(pipeline={"size": 2, "schedule": "interleaved-1f1b"}, tensor={"size": 2, "sequence": False}, fields=DEEP),
     case(pipeline=2, context=2),
     case(pipeline=2, shard=2),

@@ -83,21 +83,12 @@ def test_what_is_gathered_depends_on_settings() -> None:
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ({"layout": {"expert": 2, "tensor": 2}, "fields": SPREAD}, "expert and tensor are not combined"),
         ({"layout": {"expert": 2}}, "has no experts to spread"),
         ({"layout": {"expert": 4}, "fields": {**SPREAD, "experts": 6}}, "6 experts"),
         ({"layout": {"pipeline": 4}}, "2 repeated blocks, too few for 4"),
         ({"layout": {"pipeline": 2}, "micro_batch": 8}, "needs at least 2 micro-batches"),
         ({"layout": {"context": 3}}, "3 ranks cannot share evenly"),
         ({"layout": {"shard": 2}, "exchange": {"use": "ring", "compression": "bf16"}}, "the layout shard divides it"),
-        (
-            {
-                "layout": {"pipeline": 2, "tensor": 2},
-                "settings": {"pipeline": {"schedule": "zbv-zero-bubble"}},
-                "fields": {"layers": 4},
-            },
-            "zbv-zero-bubble is not combined with the layout tensor",
-        ),
     ],
 )
 def test_what_cannot_be_laid_out_is_refused(case: Case, words: str) -> None:

@@ -50,7 +50,7 @@ class Integers:
     @property
     def lowest(self) -> int:
         """The least integer."""
-        return -(2 ** (self.bits - 1)) + int(self.symmetric)
+        return int(self.symmetric) - (1 << (self.bits - 1))
 
     @property
     def highest(self) -> int:
@@ -221,7 +221,7 @@ def _grouped(matrix: Tensor, encoding: Integers) -> Tensor:
     """``[rows, groups, numbers]``; zeros make the last group full, and change no range as each contains 0."""
     if encoding.granularity == "channel":
         return matrix[:, None, :]
-    return functional.pad(matrix, (0, -matrix.shape[1] % encoding.group)).unflatten(1, (-1, encoding.group))
+    return functional.pad(matrix, (0, -matrix.shape[1] % encoding.group)).reshape(len(matrix), -1, encoding.group)
 
 
 def _where(chosen: Tensor, one: Scales, other: Scales) -> Scales:

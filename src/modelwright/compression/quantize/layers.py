@@ -190,7 +190,7 @@ def quantized(
 
 def _encoded(old: Any, encoding: Encoding, *, shared: bool, trained: bool) -> EncodedWeight:
     key = old.encoded if isinstance(old, QuantizedLayer) else old.weight
-    known: EncodedWeight | None = _shared.get(key) if shared else None
+    known: EncodedWeight | None = _shared[key] if shared and key in _shared else None
     if known is not None and known.encoding == encoding and isinstance(known, TrainedWeight) == trained:
         return known
     weight = old.weight.detach()

@@ -86,7 +86,7 @@ class Numbers:
     def fill(self, model: nn.Module, rounding: Rounding, moments: Mapping[str, Moments]) -> list[EncodedLayer]:
         """Give them to the layers that replaced theirs; of tied ones, one with moments decides."""
         for name in sorted(self._old, key=lambda each: each in moments):
-            encoded = _layer(model, name).encoded
+            encoded: Any = _layer(model, name).encoded
             matrix, encoding = matrix_in(self._old[name]), encoded.encoding
             if isinstance(encoded, IntegerWeight) and isinstance(encoding, Integers):
                 second = moments[name].second if name in moments else None

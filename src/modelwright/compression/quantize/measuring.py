@@ -12,7 +12,8 @@ from torch import nn
 
 from modelwright.compression.quantize.weights import EncodedWeight
 from modelwright.compression.receipt import Receipt, count_bytes
-from modelwright.reforms.moments import Forward, call, evaluating
+from modelwright.models.modes import evaluating
+from modelwright.reforms.moments import Forward, call
 
 _REPEATS = 9
 _SECONDS = 1.0

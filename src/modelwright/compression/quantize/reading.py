@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.errors import ModelwrightError
-from modelwright.reforms.moments import Forward, call, evaluating
+from modelwright.models.modes import evaluating
+from modelwright.reforms.moments import Forward, call
 
 Look = Callable[[Tensor], None]
 

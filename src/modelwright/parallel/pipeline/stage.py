@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.distributed import ProcessGroup
 from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining._backward import stage_backward_weight
 
 from modelwright.base.errors import ModelwrightError
+from modelwright.parallel.pipeline.halves import differentiate_inputs, differentiate_parameters
 from modelwright.parallel.pipeline.shapes import Shape
 
 Compute = Callable[[int, int, Sequence[Tensor]], Any]
@@ -81,15 +81,19 @@ class Stage(PipelineStage):
     def backward_maybe_with_nosync(self, backward_type: Any, bwd_kwargs: Any, last_backward: bool = False) -> Any:
         """One backward; those of the kind ``input`` give no gradients of parameters."""
         with self._surround(backward_type != "input"):
-            if backward_type == "weight":  # torch frees too early what parameters that are used twice need again
-                weights = self.submod.parameters()
-                return stage_backward_weight(weights, bwd_kwargs["param_groups"], retain_graph=True), None
+            if backward_type == "weight":
+                differentiate_parameters(self.submod.parameters(), bwd_kwargs["param_groups"])
+                return (), None
             if backward_type == "input":
-                received = [each for each in bwd_kwargs["input_values"] if isinstance(each, Tensor)]
-                bwd_kwargs = {**bwd_kwargs, "input_values": received}  # torch before 2.13 trips over numbers
                 differentiate_independent(**bwd_kwargs)
-            gradients, groups = super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
-            return gradients, groups if groups is None else apart(groups)
+                gradients, groups = differentiate_inputs(
+                    bwd_kwargs["stage_output"],
+                    bwd_kwargs["output_grads"],
+                    bwd_kwargs["input_values"],
+                    self.submod.parameters(),
+                )
+                return gradients, apart(groups)
+            return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
 
 
 def differentiate_independent(

@@ -79,7 +79,7 @@ def search(
     parts = [step / steps for step in range(steps, 0, -1)]
 
     def least(ranges: list[tuple[float, float]]) -> tuple[float, float]:
-        return min(ranges, key=lambda each: cost(_scales(*each, encoding)))
+        return min(ranges, key=lambda each: cost(_scales(each[0], each[1], encoding)))
 
     best = least([(low * part, high * part) for part in parts])
     if encoding.symmetric or low >= 0 or high <= 0:

@@ -86,7 +86,7 @@ class _Columns:
         scales = self._scales(place)
         self.integers[:, place : place + 1] = encode(column, scales, self.encoding)
         rounded = decode(self.integers[:, place : place + 1], scales, 1).to(column.dtype)
-        error = (column - rounded)[:, 0] / self.upper[place, place]
+        error: Tensor = (column - rounded)[:, 0] / self.upper[place, place]
         self.matrix[:, place + 1 : stop] -= error[:, None] * self.upper[place, place + 1 : stop]
         return error
 

@@ -12,7 +12,8 @@ from modelwright.compression.quantize.choosing import multiplying
 from modelwright.compression.quantize.encoding import Encoding
 from modelwright.compression.quantize.scaling.pairs import Pair, pairs_of
 from modelwright.graph import trace
-from modelwright.reforms.moments import Forward, evaluating
+from modelwright.models.modes import evaluating
+from modelwright.reforms.moments import Forward
 
 
 def wanted_pairs(
