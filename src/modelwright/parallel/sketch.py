@@ -68,8 +68,8 @@ def sketch(
     Costs of composed layouts do not add up, sketches compose: the order is that of
     :func:`~modelwright.parallel.laying.lay_out`. Every byte is foretold where numbers are of their parameters' types
     and every parameter is used; but where a pipeline computes gradients of weights apart and ``tensor`` divides time as
-    well, inputs are gathered more often than is foretold (by a twelfth in a small gpt). Experts are taken to be chosen evenly. Left out are sums over ranks of a few numbers:
-    counts, losses, norms, flags of use.
+    well, inputs are gathered more often than is foretold (by a twelfth in a small gpt). Experts are taken to be chosen
+    evenly. Left out are sums over ranks of a few numbers: counts, losses, norms, flags of use.
 
     Args:
         model: on any device, also on meta; left as it is.
