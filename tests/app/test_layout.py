@@ -90,7 +90,6 @@ def test_more_workers_than_the_machine_bears_are_explained_all_the_same() -> Non
     [
         (("plan.layout.expert=2",), "no experts"),
         (("plan.layout.pipeline=3", "plan.micro_batch=1"), "too few for 3 pipeline stages"),
-        (("plan.layout.shard=2", "optimizer.use=muon"), "whole tensors"),
         (("plan.layout.tensor=2", "plan.compile=true"), "not compiled"),
         (("plan.layout.tensr=2",), "no axis 'tensr'"),
         (("plan.layout.pipeline=2", "plan.micro_batch=8"), "at least 2 micro-batches"),
